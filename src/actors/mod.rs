@@ -1,0 +1,3 @@
+//! Who does it, and when: one actor a file, its messages beside it.
+
+pub mod support;

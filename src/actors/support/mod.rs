@@ -1,0 +1,1 @@
+//! What actors share: sockets, exit reports, restarts, the directory.

@@ -1,0 +1,1 @@
+//! The load tool: publishers and players by the thousand from one cheap process.

@@ -1,0 +1,1 @@
+//! The command line, spelled as nginx spells it.

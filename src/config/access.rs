@@ -1,0 +1,1 @@
+//! Who may: allow and deny rules by address.

@@ -1,0 +1,1 @@
+//! The migration report behind `livemill check FILE`.

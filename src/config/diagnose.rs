@@ -1,0 +1,1 @@
+//! An error with its line, a caret under the word and "did you mean".

@@ -1,0 +1,1 @@
+//! THE table: every directive once.

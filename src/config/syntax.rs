@@ -1,0 +1,1 @@
+//! Text to a tree of directives, each with its file, line and column.

@@ -1,0 +1,1 @@
+//! Times, sizes, flags, addresses: types that cannot be wrong.

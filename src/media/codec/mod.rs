@@ -1,0 +1,1 @@
+//! One file a codec: what its configuration record says.

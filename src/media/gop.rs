@@ -1,0 +1,1 @@
+//! The GOP cache: what a late joiner is sent first.

@@ -1,0 +1,1 @@
+//! Stream names: parsed once, safe as a file name from then on.

@@ -1,0 +1,8 @@
+//! What we mean: packets, names, time, caches and queues. No wire bytes, no actors, no clock.
+
+pub mod codec;
+pub mod gop;
+pub mod key;
+pub mod packet;
+pub mod queue;
+pub mod timeline;

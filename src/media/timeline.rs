@@ -1,0 +1,1 @@
+//! The unwrapped 64-bit timeline of a stream.

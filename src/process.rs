@@ -1,0 +1,1 @@
+//! What a daemon does with its process: background, pid file, user, limits, signals.

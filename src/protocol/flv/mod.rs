@@ -1,0 +1,3 @@
+//! FLV: the media message bodies that RTMP carries.
+
+pub mod tag;

@@ -1,0 +1,7 @@
+//! Every format we speak, sans-IO: no sockets, no clock, no actors. Peers never make this code panic.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
+
+pub mod amf;
+pub mod flv;
+pub mod proxy;
+pub mod rtmp;

@@ -1,0 +1,1 @@
+//! Message types, control messages and commands.

@@ -1,0 +1,8 @@
+//! RTMP: handshake, then chunks, then messages, then a session on either side.
+
+pub mod chunk;
+pub mod client;
+pub mod handshake;
+pub mod message;
+pub mod server;
+pub mod url;
