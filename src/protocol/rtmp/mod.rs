@@ -6,3 +6,4 @@ pub mod handshake;
 pub mod message;
 pub mod server;
 pub mod url;
+pub mod wire;
