@@ -1,4 +1,4 @@
-//! Bounds what one cause may write: ten lines a second, the rest counted.
+//! Bounds what one cause may write in a second; the rest is counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,21 +8,26 @@ use std::time::Duration;
 /// (call sites are), never by peers.
 #[derive(Debug)]
 pub struct Flood<K> {
+    lines_per_second: u32,
     causes: HashMap<K, Window>,
 }
 
-impl<K: Eq + Hash + Copy> Flood<K> {
-    pub fn new() -> Self {
-        Self { causes: HashMap::new() }
+impl<K: Eq + Hash + Clone> Flood<K> {
+    /// `lines_per_second` of 0 means no bound.
+    pub fn new(lines_per_second: u32) -> Self {
+        Self { lines_per_second, causes: HashMap::new() }
     }
 
     /// Whether a line of this cause may be written at `now`.
     pub fn admits(&mut self, cause: K, now: Duration) -> bool {
+        if self.lines_per_second == 0 {
+            return true;
+        }
         let window = self.causes.entry(cause).or_insert(Window { since: now, written: 0, suppressed: 0 });
         if window.suppressed == 0 && now.saturating_sub(window.since) >= WINDOW {
             *window = Window { since: now, written: 0, suppressed: 0 };
         }
-        if window.written < LINES_PER_WINDOW {
+        if window.written < self.lines_per_second {
             window.written += 1;
             return true;
         }
@@ -34,20 +39,14 @@ impl<K: Eq + Hash + Copy> Flood<K> {
     /// To be called about once a second: a window that suppressed lines lasts until it was reported here.
     pub fn sweep(&mut self, now: Duration) -> Vec<(K, u64)> {
         let mut reports = Vec::new();
-        self.causes.retain(|&cause, window| {
+        self.causes.retain(|cause, window| {
             let over = now.saturating_sub(window.since) >= WINDOW;
             if over && window.suppressed > 0 {
-                reports.push((cause, window.suppressed));
+                reports.push((cause.clone(), window.suppressed));
             }
             !over
         });
         reports
-    }
-}
-
-impl<K: Eq + Hash + Copy> Default for Flood<K> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -58,8 +57,6 @@ struct Window {
     suppressed: u64,
 }
 
-/// Enough to see what is wrong, too few to fill a disk.
-const LINES_PER_WINDOW: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -72,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_eleventh_line_of_a_second_is_suppressed_and_counted() {
-        let mut flood = Flood::new();
+        let mut flood = Flood::new(10);
         let written = (0..1_000).filter(|i| flood.admits("bad handshake", at(i / 2))).count();
         assert_eq!(written, 10);
         assert_eq!(flood.sweep(at(1_000)), vec![("bad handshake", 990)]);
@@ -80,14 +77,20 @@ mod tests {
 
     #[test]
     fn one_cause_does_not_silence_another() {
-        let mut flood = Flood::new();
+        let mut flood = Flood::new(10);
         assert!((0..20).filter(|_| flood.admits(1, at(0))).count() == 10);
         assert!(flood.admits(2, at(0)));
     }
 
     #[test]
+    fn a_rate_of_zero_bounds_nothing() {
+        let mut flood = Flood::new(0);
+        assert!((0..1_000).all(|_| flood.admits(1, at(0))));
+    }
+
+    #[test]
     fn a_quiet_second_starts_afresh() {
-        let mut flood = Flood::new();
+        let mut flood = Flood::new(10);
         assert!((0..10).all(|_| flood.admits(1, at(0))));
         assert!(flood.admits(1, at(1_000)));
         assert!(flood.sweep(at(5_000)).is_empty());
@@ -95,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_steady_flood_is_reported_in_every_sweep() {
-        let mut flood = Flood::new();
+        let mut flood = Flood::new(10);
         for second in 0..3 {
             assert_eq!((0..100).filter(|i| flood.admits(1, at(second * 1_000 + i))).count(), 10);
             assert_eq!(flood.sweep(at((second + 1) * 1_000)), vec![(1, 90)]);
