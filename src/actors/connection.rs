@@ -5,6 +5,7 @@
 //! nobody else.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -453,7 +454,7 @@ impl Connection {
             return Err(Refused::Key(self.client()));
         }
         let key = key?;
-        let counted = self.house.census.admit_publisher(self.peer_ip(), key.fingerprint(), self.opened + self.now())?;
+        let counted = self.house.census.admit_publisher(self.peer_ip(), fingerprint(&key), self.opened + self.now())?;
         Ok((key, counted))
     }
 
@@ -877,11 +878,9 @@ impl Actor for Connection {
             received = self.received, sent = self.outbox.written(), seconds = lasted.as_secs(), reason, "disconnect"
         );
         self.record.reason = reason;
-        let log = match &self.place {
-            Some(place) => &place.venue.access_log,
-            None => &self.house.default_access_log,
-        };
-        log.write(&self.record);
+        if let Some(place) = &self.place {
+            place.venue.access_log.write(&self.record);
+        }
         self.link.set_reason(ExitReason::Stopped);
     }
 }
@@ -974,6 +973,13 @@ fn queue_rules(live: &Live, max_packets: Option<usize>) -> QueueRules {
         wait_video: live.wait_video,
         jump_to_keyframe: live.low_latency,
     }
+}
+
+/// A number for a name, for counting different ones.
+fn fingerprint(key: &StreamKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Before anything is played only control bytes wait.

@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, RawFd},
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
@@ -15,7 +14,7 @@ use actix::prelude::*;
 use futures_util::Stream;
 use socket2::SockRef;
 use tokio::{
-    io::unix::AsyncFd,
+    net::{TcpListener, UnixListener},
     sync::watch,
     time::{Sleep, sleep},
 };
@@ -215,7 +214,7 @@ pub struct Accepted {
 /// The connections of one listening socket, as a stream. Accepted sockets are handed out unregistered, since they are
 /// going to live on another thread's reactor.
 struct Accepts {
-    socket: AsyncFd<BoundSocket>,
+    socket: Watched,
     port: usize,
     /// Set while there is no file or memory left for another connection.
     pause: Option<Pin<Box<Sleep>>>,
@@ -225,7 +224,11 @@ struct Accepts {
 
 impl Accepts {
     fn new(socket: BoundSocket, port: usize, tls: Option<Arc<House>>) -> io::Result<Self> {
-        Ok(Self { socket: AsyncFd::new(socket)?, port, pause: None, tls })
+        let socket = match socket {
+            BoundSocket::Tcp(socket) => Watched::Tcp(TcpListener::from_std(socket)?),
+            BoundSocket::Unix(socket) => Watched::Unix(UnixListener::from_std(socket)?),
+        };
+        Ok(Self { socket, port, pause: None, tls })
     }
 
     fn pause(&mut self, time: Duration) {
@@ -248,20 +251,7 @@ impl Stream for Accepts {
                 this.pause(TLS_PAUSE);
                 continue;
             }
-            let accepted = {
-                let mut ready = match ready!(this.socket.poll_read_ready(task)) {
-                    Ok(ready) => ready,
-                    Err(error) => {
-                        error!(%error, "a listening socket is lost");
-                        return Poll::Ready(None);
-                    }
-                };
-                match ready.try_io(|socket| socket.get_ref().accept()) {
-                    Ok(accepted) => accepted,
-                    Err(_would_block) => continue,
-                }
-            };
-            match accepted {
+            match ready!(this.socket.poll_accept(task)) {
                 Ok((socket, peer)) => return Poll::Ready(Some(Accepted { port: this.port, socket, peer })),
                 Err(error) if is_exhausted(&error) => {
                     warn!(%error, "no room for new connections, trying again shortly");
@@ -274,33 +264,28 @@ impl Stream for Accepts {
     }
 }
 
-impl BoundSocket {
-    fn accept(&self) -> io::Result<(RawSocket, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => listener.accept().map(|(socket, peer)| (RawSocket::Tcp(socket), Some(peer))),
-            Self::Unix(listener) => listener.accept().map(|(socket, _)| (RawSocket::Unix(socket), None)),
-        }
-    }
+/// A listening socket on this thread's reactor.
+enum Watched {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
-impl AsRawFd for BoundSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Self::Tcp(listener) => listener.as_raw_fd(),
-            Self::Unix(listener) => listener.as_raw_fd(),
-        }
+impl Watched {
+    fn poll_accept(&self, task: &mut Task<'_>) -> Poll<io::Result<(RawSocket, Option<SocketAddr>)>> {
+        Poll::Ready(match self {
+            Self::Tcp(listener) => ready!(listener.poll_accept(task))
+                .and_then(|(socket, peer)| Ok((RawSocket::Tcp(socket.into_std()?), Some(peer)))),
+            Self::Unix(listener) => {
+                ready!(listener.poll_accept(task)).and_then(|(socket, _)| Ok((RawSocket::Unix(socket.into_std()?), None)))
+            }
+        })
     }
 }
 
 /// Sets on a new socket what its `listen` and its server ask for.
 fn prepare(socket: &RawSocket, port: &Port) -> io::Result<()> {
-    let socket = match socket {
-        RawSocket::Unix(socket) => return socket.set_nonblocking(true),
-        RawSocket::Tcp(socket) => {
-            socket.set_nonblocking(true)?;
-            SockRef::from(socket)
-        }
-    };
+    let RawSocket::Tcp(socket) = socket else { return Ok(()) };
+    let socket = SockRef::from(socket);
     let rtmp = &port.endpoint.server_for(None, None).rtmp;
     // Small replies of the play exchange must not wait for acknowledgements: that costs 40 ms of the first picture.
     socket.set_tcp_nodelay(rtmp.tcp_nodelay)?;

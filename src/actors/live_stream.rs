@@ -26,7 +26,7 @@ use crate::{
         gop::{GopCache, GopLimits},
         key::StreamKey,
         packet::{Batch, Packet, PacketKind, Track},
-        timeline::{Timeline, TimelineRules},
+        timeline::{Notice, Timeline, TimelineRules},
     },
     protocol::{
         flv::tag::{self, Reading},
@@ -182,7 +182,10 @@ impl LiveStream {
             merge: live.merge,
             cork: rules.cork,
         });
-        let timeline = Timeline::new(TimelineRules { jump: live.fix_timestamp, ..TimelineRules::default() });
+        let timeline = Timeline::new(TimelineRules {
+            max_forward_ms: live.fix_timestamp.as_millis() as i64,
+            ..TimelineRules::default()
+        });
         Self {
             key,
             rules,
@@ -231,9 +234,8 @@ impl LiveStream {
         match tag::read(video, message.body) {
             Ok(Reading::Frame(frame)) => {
                 let placed = self.timeline.place(frame.track, message.time, frame.kind, frame.cts_ms, now);
-                if placed.discontinuity {
-                    self.counters.jumps.fetch_add(1, Ordering::Relaxed);
-                    info!(stream = %self.key, track = ?frame.track, published = message.time, placed = placed.time_ms, "the publisher's clock jumped");
+                if let Some(notice) = placed.notice {
+                    self.note_clock(frame.track, notice);
                 }
                 if let Some(publisher) = &mut self.publisher {
                     publisher.last_media = now;
@@ -261,6 +263,17 @@ impl LiveStream {
                 }
                 None
             }
+        }
+    }
+
+    fn note_clock(&self, track: Track, notice: Notice) {
+        match notice {
+            Notice::Jumped { by_ms } => {
+                self.counters.jumps.fetch_add(1, Ordering::Relaxed);
+                info!(stream = %self.key, ?track, by_ms, "the publisher's clock jumped");
+            }
+            Notice::ClockStuck => warn!(stream = %self.key, ?track, "the publisher's clock stands still, using ours"),
+            Notice::ClockMoves => info!(stream = %self.key, ?track, "the publisher's clock moves again"),
         }
     }
 
@@ -317,22 +330,22 @@ impl LiveStream {
         self.count_players();
     }
 
-    fn tell(&mut self, message: &Deliver) {
-        let counters = &self.counters;
-        self.subscribers.retain_mut(|subscriber| {
-            let sent = subscriber.to.try_send(message.clone());
-            subscriber.settle(sent, counters)
-        });
-        self.count_players();
+    /// Tells everybody what nobody may miss. It happens once a publish, so it need not ask whether there is room.
+    fn tell(&self, message: &Deliver) {
+        for subscriber in &self.subscribers {
+            subscriber.to.do_send(message.clone());
+        }
     }
 
     /// What somebody who joins now is sent first. Headers stand at the time of the first frame, so that no player
     /// sees its clock leap from them to the present.
     fn burst(&self) -> Arc<[Packet]> {
-        let burst = self.cache.burst();
-        let first = burst.iter().find(|packet| packet.is_frame()).map(Packet::time_ms);
-        let Some(first) = first.or_else(|| self.timeline.last_ms()) else { return burst.into() };
-        burst.into_iter().map(|packet| if packet.is_config() { packet.at(first) } else { packet }).collect()
+        let first = self.cache.burst().find(|packet| packet.is_frame()).map(Packet::time_ms);
+        let first = first.unwrap_or_else(|| self.timeline.latest_ms());
+        self.cache
+            .burst()
+            .map(|packet| if packet.is_config() { packet.at(first) } else { packet.clone() })
+            .collect()
     }
 
     fn begin_playing(&mut self) {

@@ -80,6 +80,13 @@ impl SendQueue {
         }
     }
 
+    /// Other rules from here on, and a gate as if nothing had been sent: somebody begins to play.
+    pub fn configure(&mut self, rules: QueueRules) {
+        let items = std::mem::take(&mut self.items);
+        *self = Self { items, drops: self.drops, control_bytes: self.control_bytes, ..Self::new(rules) };
+        self.drop_frames(Dropped::All);
+    }
+
     /// Bytes that must arrive, in order with the media around them.
     pub fn control(&mut self, bytes: Bytes) {
         self.control_bytes += bytes.len();

@@ -3,12 +3,14 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice, Read, Write},
+    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
 
 use futures_util::Stream;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
@@ -89,6 +91,11 @@ pub struct Writes {
 }
 
 impl Writes {
+    /// For a connection that never came to be: nothing can be written.
+    pub fn closed() -> Self {
+        Self { half: Rc::new(WriteHalf::Closed), tls: None }
+    }
+
     /// From here on the socket speaks TLS.
     pub fn start_tls(&mut self, connection: rustls::Connection) {
         self.tls = Some(Box::new(connection));
@@ -168,7 +175,17 @@ impl Writes {
             match &*half {
                 WriteHalf::Tcp(half) => half.writable().await,
                 WriteHalf::Unix(half) => half.writable().await,
+                WriteHalf::Closed => Err(io::ErrorKind::BrokenPipe.into()),
             }
+        }
+    }
+
+    /// Closes our side: the peer reads what was written, then the end.
+    pub fn shut_down(&self) -> io::Result<()> {
+        match &*self.half {
+            WriteHalf::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            WriteHalf::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            WriteHalf::Closed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
@@ -190,6 +207,7 @@ enum ReadHalf {
 enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    Closed,
 }
 
 impl WriteHalf {
@@ -199,6 +217,7 @@ impl WriteHalf {
             (Self::Tcp(half), _) => half.try_write_vectored(slices),
             (Self::Unix(half), [one]) => half.try_write(one),
             (Self::Unix(half), _) => half.try_write_vectored(slices),
+            (Self::Closed, _) => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
