@@ -141,6 +141,8 @@ enum Refused {
     Access,
     #[error("publishing from {0} needs the key: rtmp://HOST/APP/NAME?key=KEY")]
     Key(String),
+    #[error("too many wrong keys from this address, try again in a minute")]
+    Guessing,
     #[error("live is off in application \"{0}\"")]
     NotLive(String),
     #[error(transparent)]
@@ -450,11 +452,16 @@ impl Connection {
         if !application.access.allows(Action::Publish, self.peer_ip()) {
             return Err(Refused::Access);
         }
+        let (census, now) = (&self.house.census, self.house.now());
+        if application.publish_key.is_some() && census.is_guessing(self.peer_ip(), now) {
+            return Err(Refused::Guessing);
+        }
         if !application.key_opens(self.peer_ip(), target.arg("key")) {
+            census.note_wrong_key(self.peer_ip(), now);
             return Err(Refused::Key(self.client()));
         }
         let key = key?;
-        let counted = self.house.census.admit_publisher(self.peer_ip(), fingerprint(&key), self.opened + self.now())?;
+        let counted = census.admit_publisher(self.peer_ip(), fingerprint(&key), now)?;
         Ok((key, counted))
     }
 
@@ -502,7 +509,7 @@ impl Connection {
     fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
         let code = match refused {
             Refused::InUse(_) | Refused::Name(_) => "NetStream.Publish.BadName",
-            Refused::Access | Refused::Key(_) | Refused::NotLive(_) => "NetStream.Publish.Denied",
+            Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) => "NetStream.Publish.Denied",
             _ => "NetStream.Publish.Rejected",
         };
         self.session.refuse_publish(msid, code, &refused.to_string());

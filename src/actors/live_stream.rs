@@ -498,3 +498,215 @@ const METADATA_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Unreadable messages between two lines of the log.
 const REFUSALS_PER_LINE: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::support::link::Exited;
+    use smallvec::smallvec;
+    use tokio::sync::mpsc;
+
+    /// Keeps what it is told.
+    struct Probe(mpsc::Sender<Deliver>);
+    impl Actor for Probe {
+        type Context = Context<Self>;
+    }
+    impl Handler<Deliver> for Probe {
+        type Result = ();
+        fn handle(&mut self, message: Deliver, _: &mut Self::Context) {
+            self.0.try_send(message).expect("tests read what they cause");
+        }
+    }
+    impl Handler<Replaced> for Probe {
+        type Result = ();
+        fn handle(&mut self, _: Replaced, _: &mut Self::Context) {}
+    }
+
+    struct Parent;
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+    impl Handler<Exited> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: Exited, _: &mut Self::Context) {}
+    }
+
+    struct Player {
+        address: Addr<Probe>,
+        seen: mpsc::Receiver<Deliver>,
+    }
+
+    impl Player {
+        fn new() -> Self {
+            let (to, seen) = mpsc::channel(100);
+            Self { address: Probe(to).start(), seen }
+        }
+
+        async fn join(stream: &Addr<LiveStream>, id: u64) -> Self {
+            let player = Self::new();
+            stream.send(Subscribe { id, to: player.address.clone().recipient() }).await.expect("the stream lives");
+            player
+        }
+
+        /// The next packets, as (kind, time).
+        async fn next(&mut self) -> Vec<(PacketKind, i64)> {
+            let about = |packets: &[Packet]| packets.iter().map(|p| (p.kind(), p.time_ms())).collect();
+            match self.seen.recv().await.expect("the stream lives") {
+                Deliver::Begin { burst } => about(&burst),
+                Deliver::Media { batch, .. } => about(batch.packets()),
+                Deliver::End => vec![(PacketKind::End, 0)],
+            }
+        }
+    }
+
+    fn stream(live: Live) -> Addr<LiveStream> {
+        let key = StreamKey::parse("default", "live", "test").expect("a good name");
+        let link = Link::new(1, Parent.start().recipient());
+        LiveStream::new(key, Arc::new(Rules { live, cork: None }), Arc::default(), link).start()
+    }
+
+    async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {
+        let to = Player::new().address.recipient();
+        stream.send(Publish { session, peer: None, to }).await.expect("the stream lives")
+    }
+
+    async fn send(stream: &Addr<LiveStream>, session: u64, messages: &[(Medium, u32, &'static [u8])]) {
+        let messages = messages
+            .iter()
+            .map(|&(medium, time, body)| Incoming { medium, time, body: Bytes::from_static(body) })
+            .collect();
+        stream.send(Ingest { session, messages }).await.expect("the stream lives");
+    }
+
+    const AVC_CONFIG: &[u8] = &[0x17, 0, 0, 0, 0, 1, 66, 0, 30, 0xFF, 0xE0, 0];
+    const KEY: &[u8] = &[0x17, 1, 0, 0, 0, 0, 0, 0, 1, 0x65];
+    const INTER: &[u8] = &[0x27, 1, 0, 0, 0, 0, 0, 0, 1, 0x41];
+    const AAC_CONFIG: &[u8] = &[0xAF, 0, 0x12, 0x10];
+    const AAC: &[u8] = &[0xAF, 1, 1, 2, 3];
+
+    #[actix::test]
+    async fn a_late_joiner_starts_on_a_keyframe_with_the_headers_before_it() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        publish(&stream, 1).await.expect("the name is free");
+        send(&stream, 1, &[(Medium::Video, 0, AVC_CONFIG), (Medium::Audio, 0, AAC_CONFIG)]).await;
+        send(&stream, 1, &[(Medium::Video, 500, KEY), (Medium::Video, 540, INTER), (Medium::Audio, 545, AAC)]).await;
+        let mut late = Player::join(&stream, 7).await;
+        assert_eq!(
+            late.next().await,
+            [
+                (PacketKind::Config, 0),
+                (PacketKind::Config, 0),
+                (PacketKind::Key, 0),
+                (PacketKind::Inter, 40),
+                (PacketKind::Audio, 45)
+            ]
+        );
+        send(&stream, 1, &[(Medium::Video, 580, INTER)]).await;
+        assert_eq!(late.next().await, [(PacketKind::Inter, 80)], "nothing comes twice");
+    }
+
+    #[actix::test]
+    async fn audio_rides_with_the_next_video_frame_and_waits_no_longer_than_its_hold() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        publish(&stream, 1).await.expect("the name is free");
+        let mut player = Player::join(&stream, 7).await;
+        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
+        assert_eq!(player.next().await, []);
+        assert_eq!(player.next().await, [(PacketKind::Key, 0)]);
+        send(&stream, 1, &[(Medium::Audio, 10, AAC)]).await;
+        send(&stream, 1, &[(Medium::Video, 40, INTER)]).await;
+        assert_eq!(player.next().await, [(PacketKind::Audio, 10), (PacketKind::Inter, 40)]);
+        let sent = Instant::now();
+        send(&stream, 1, &[(Medium::Audio, 50, AAC)]).await;
+        assert_eq!(player.next().await, [(PacketKind::Audio, 50)]);
+        assert_eq!(sent.elapsed().as_millis(), 40);
+    }
+
+    #[actix::test]
+    async fn a_name_is_taken_until_its_publisher_has_been_silent_for_two_seconds() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        publish(&stream, 1).await.expect("the name is free");
+        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
+        tokio::time::advance(Duration::from_millis(1900)).await;
+        assert_eq!(publish(&stream, 2).await, Err(NameInUse { by: None, silent_ms: 1900 }));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!(publish(&stream, 3).await, Ok(Publication { session: 3 }));
+        let mut player = Player::join(&stream, 7).await;
+        send(&stream, 1, &[(Medium::Video, 40, KEY)]).await;
+        send(&stream, 3, &[(Medium::Video, 9000, KEY)]).await;
+        assert_eq!(player.next().await, [], "only the new publisher is heard");
+        assert_eq!(player.next().await.len(), 1);
+    }
+
+    #[actix::test]
+    async fn players_wait_for_a_publisher_that_comes_back_and_their_clock_goes_on() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        let mut player = Player::join(&stream, 7).await;
+        for (session, time) in [(1, 5000), (2, 77)] {
+            publish(&stream, session).await.expect("the name is free");
+            send(&stream, session, &[(Medium::Video, time, KEY), (Medium::Video, time + 40, INTER)]).await;
+            stream.send(EndPublish { session }).await.expect("the stream lives");
+        }
+        assert_eq!(player.next().await, []);
+        assert_eq!(player.next().await, [(PacketKind::Key, 0), (PacketKind::Inter, 40)]);
+        assert_eq!(player.next().await, [(PacketKind::End, 0)]);
+        assert_eq!(player.next().await, []);
+        let resumed = player.next().await;
+        assert!(resumed[0].1 > 40, "{resumed:?}");
+    }
+
+    #[actix::test]
+    async fn a_subscriber_whose_mailbox_is_full_is_told_of_the_gap_and_nobody_waits_for_it() {
+        tokio::time::pause();
+        let stream = stream(Live { low_latency: true, ..Live::default() });
+        publish(&stream, 1).await.expect("the name is free");
+        let mut slow = Player::join(&stream, 7).await;
+        // All in one turn of the arbiter: the probe cannot empty its mailbox in between.
+        for time in 0..40 {
+            stream.do_send(Ingest {
+                session: 1,
+                messages: smallvec![Incoming { medium: Medium::Video, time, body: Bytes::from_static(INTER) }],
+            });
+        }
+        stream.send(EndPublish { session: 1 }).await.expect("the stream lives");
+        publish(&stream, 2).await.expect("the name is free");
+        send(&stream, 2, &[(Medium::Video, 0, KEY)]).await;
+        let mut gaps = 0;
+        let mut packets = 0;
+        while packets == 0 || gaps == 0 {
+            match slow.seen.recv().await.expect("the stream lives") {
+                Deliver::Media { gap, batch } => {
+                    packets += batch.packets().len();
+                    gaps += u32::from(gap);
+                }
+                Deliver::Begin { .. } | Deliver::End => {}
+            }
+        }
+        assert_eq!(gaps, 1);
+        assert!(packets < 41, "some were lost, and that is what the gap says");
+    }
+
+    #[actix::test]
+    async fn metadata_is_passed_on_twice_a_second_and_the_newest_is_kept() {
+        tokio::time::pause();
+        let stream = stream(Live { low_latency: true, meta: Meta::Copy, ..Live::default() });
+        publish(&stream, 1).await.expect("the name is free");
+        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
+        let mut player = Player::join(&stream, 7).await;
+        player.next().await;
+        for _ in 0..10 {
+            send(&stream, 1, &[(Medium::Metadata, 0, b"flood")]).await;
+        }
+        send(&stream, 1, &[(Medium::Metadata, 0, b"newest")]).await;
+        send(&stream, 1, &[(Medium::Video, 40, INTER)]).await;
+        assert_eq!(player.next().await, [(PacketKind::Metadata, 0)]);
+        assert_eq!(player.next().await, [(PacketKind::Inter, 40)]);
+        let late = Player::join(&stream, 8).await.seen.recv().await;
+        let Some(Deliver::Begin { burst }) = late else { panic!("a joiner is told how things stand") };
+        assert_eq!(&burst[0].payload()[..], b"newest");
+    }
+}

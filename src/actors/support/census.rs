@@ -75,6 +75,10 @@ struct Tally {
     used_at: Duration,
     /// Names published lately: a hash each, and when.
     names: VecDeque<(u64, Duration)>,
+    /// Wrong keys within the minute that began then.
+    failures: u32,
+    failures_since: Duration,
+    blocked_until: Option<Duration>,
 }
 
 impl Census {
@@ -102,10 +106,10 @@ impl Census {
             if !is_spared(address) && !tally.take_token(rate.per_second, rate.burst, now) {
                 return Err(Crowded::Rate { per_second: rate.per_second });
             }
-            if let Some(max) = inner.limits.max_connections_per_address.for_peer(Some(address))
-                && tally.connections >= max
-            {
-                return Err(Crowded::FromAddress { max });
+            let bound = inner.limits.max_connections_per_address;
+            let is_bound = bound.max > 0 && (bound.is_written || !is_spared(address));
+            if is_bound && tally.connections >= bound.max {
+                return Err(Crowded::FromAddress { max: bound.max });
             }
             tally.connections += 1;
             presence.address = Some(address);
@@ -126,6 +130,19 @@ impl Census {
             tally.publishers += 1;
         }
         Ok(Publishing { census: self.clone(), address })
+    }
+
+    /// Somebody gave a wrong publish key. Whoever does so often is not asked again for a while.
+    pub fn note_wrong_key(&self, address: Option<IpAddr>, now: Duration) {
+        if let Some(address) = address {
+            self.0.by_address.entry(address.to_canonical()).or_default().note_failure(now);
+        }
+    }
+
+    /// Whether this address has guessed too often lately for its keys to be looked at.
+    pub fn is_guessing(&self, address: Option<IpAddr>, now: Duration) -> bool {
+        let tally = address.and_then(|address| self.0.by_address.get(&address.to_canonical()));
+        tally.is_some_and(|tally| tally.blocked_until.is_some_and(|until| now < until))
     }
 
     pub fn connections(&self) -> u64 {
@@ -190,10 +207,23 @@ impl Tally {
         Ok(())
     }
 
+    fn note_failure(&mut self, now: Duration) {
+        if now.saturating_sub(self.failures_since) >= GUESS_WINDOW {
+            self.failures = 0;
+            self.failures_since = now;
+        }
+        self.failures += 1;
+        if self.failures >= MAX_GUESSES {
+            self.blocked_until = Some(now + GUESS_WINDOW);
+        }
+    }
+
     fn is_idle(&self, now: Duration) -> bool {
         let names_matter = self.names.back().is_some_and(|(_, at)| now.saturating_sub(*at) <= NAME_MEMORY);
         let rate_matters = self.used > 0 && now.saturating_sub(self.used_at) < RATE_MEMORY;
-        self.connections == 0 && self.publishers == 0 && !names_matter && !rate_matters
+        let guesses_matter = self.failures > 0
+            && (now.saturating_sub(self.failures_since) < GUESS_WINDOW || self.blocked_until.is_some_and(|until| now < until));
+        self.connections == 0 && self.publishers == 0 && !names_matter && !rate_matters && !guesses_matter
     }
 }
 
@@ -209,6 +239,10 @@ fn is_spared(address: IpAddr) -> bool {
 
 /// One connection's worth of the rate bound.
 const TOKEN: u64 = 1000;
+
+/// Wrong keys that one address may give within [`GUESS_WINDOW`]; after that it is not listened to for as long again.
+const MAX_GUESSES: u32 = 10;
+const GUESS_WINDOW: Duration = Duration::from_secs(60);
 
 /// How long a published name counts against its address.
 const NAME_MEMORY: Duration = Duration::from_secs(3600);
@@ -274,6 +308,19 @@ mod tests {
         assert!(census.admit_publisher(STRANGER, 1, at(0)).is_ok(), "a known name is not a new one");
         assert_eq!(census.admit_publisher(STRANGER, 4, at(0)).err(), Some(Crowded::Names { max: 3 }));
         assert!(census.admit_publisher(STRANGER, 4, at(3_700_000)).is_ok());
+    }
+
+    #[test]
+    fn whoever_guesses_keys_is_not_listened_to_for_a_minute() {
+        let census = census(Limits::default());
+        for second in 0..9 {
+            census.note_wrong_key(STRANGER, at(second * 1000));
+        }
+        assert!(!census.is_guessing(STRANGER, at(9000)));
+        census.note_wrong_key(STRANGER, at(9000));
+        assert!(census.is_guessing(STRANGER, at(9001)));
+        assert!(!census.is_guessing(HERE, at(9001)));
+        assert!(!census.is_guessing(STRANGER, at(69_001)));
     }
 
     #[test]

@@ -5,5 +5,6 @@ pub mod deadlines;
 pub mod directory;
 pub mod link;
 pub mod outbox;
+pub mod restart;
 pub mod socket;
 pub mod tls;
