@@ -127,7 +127,8 @@ impl PidFile {
             // Whoever reads the file at the wrong moment must not find half a number: another process would be signalled.
             write_by_rename(path, text.as_bytes(), PID_FILE_MODE).map_err(fail)?;
         }
-        Ok(Self { path: path.to_owned(), pid })
+        // Absolute from now on: after a change of directory the same file must be found again.
+        Ok(Self { path: std::path::absolute(path).map_err(fail)?, pid })
     }
 
     /// The process id in a file, as nginx reads it.
@@ -297,6 +298,9 @@ fn check_open_files(limit: u64) -> Result<(), ProcessError> {
     if limit < OPEN_FILES_NEEDED { Err(ProcessError::TooFewFiles { limit }) } else { Ok(()) }
 }
 
+/// What HUP is answered with until there is a reload.
+pub const RELOAD_COMES_LATER: &str =
+    "reload comes in a later release: the server keeps running with the configuration it was started with";
 /// nginx's words.
 const USER_WITHOUT_ROOT: &str =
     "the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored";
