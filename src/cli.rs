@@ -31,10 +31,11 @@ pub fn main() -> ExitCode {
 
 /// What was asked for. One letter each, as in nginx.
 #[derive(Debug, Parser)]
-#[command(name = "livemill", disable_help_flag = true, disable_help_subcommand = true)]
+#[command(name = "livemill", override_help = USAGE, disable_help_subcommand = true, args_override_self = true)]
 struct Arguments {
-    #[arg(short = '?', short_alias = 'h', long)]
-    help: bool,
+    /// `-h` and `--help` are clap's own.
+    #[arg(short = '?')]
+    usage: bool,
     #[arg(short = 'v')]
     version: bool,
     /// To standard output, as everything but nginx does.
@@ -50,12 +51,15 @@ struct Arguments {
     quiet: bool,
     #[arg(short = 's', value_name = "SIGNAL")]
     signal: Option<String>,
+    /// Set prefix path.
     #[arg(short = 'p', value_name = "PREFIX", global = true)]
     prefix: Option<PathBuf>,
     #[arg(short = 'e', value_name = "FILE")]
     error_log: Option<PathBuf>,
+    /// Set configuration file.
     #[arg(short = 'c', value_name = "FILE", global = true)]
     config: Option<PathBuf>,
+    /// Set global directives out of configuration file.
     #[arg(short = 'g', value_name = "DIRECTIVES", global = true)]
     globals: Option<String>,
     #[arg(long)]
@@ -101,7 +105,7 @@ fn run(args: Vec<OsString>) -> ExitCode {
 struct Failed;
 
 fn run_as_nginx(arguments: &Arguments) -> Result<(), Failed> {
-    if arguments.help {
+    if arguments.usage {
         out(USAGE);
     } else if arguments.plain_version {
         out(&format!("livemill {}\n", env!("CARGO_PKG_VERSION")));
@@ -166,7 +170,9 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
     let Some(file) = config_file(arguments) else {
         let config = built_in(None, arguments).map_err(|error| say("emerg", &error.to_string()))?;
         check_logs(&config)?;
-        err("livemill: no configuration file was named (-c FILE): the built-in configuration is used\n");
+        if !arguments.quiet {
+            err("livemill: no configuration file was named (-c FILE): the built-in configuration is used\n");
+        }
         return Ok(());
     };
     let shown = file.display();
@@ -438,10 +444,11 @@ fn describe(error: &clap::Error) -> String {
             };
             format!("option \"{option}\" requires {what}")
         }
-        // Clap's own first line, without its prefix: usage follows in it, which nginx does not print.
+        // Clap's own first paragraph as one line, without its prefix: usage follows in it, which nginx does not print.
         _ => {
             let text = error.to_string();
-            text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default().trim().to_owned()
+            let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+            first.split_whitespace().collect::<Vec<_>>().join(" ")
         }
     }
 }

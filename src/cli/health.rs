@@ -125,14 +125,14 @@ pub enum HealthError {
     NoAnswer,
     #[error("the answer is not RTMP")]
     NotRtmp,
-    #[error("{}", describe(.0))]
+    #[error("{}", explain(.0))]
     Io(#[from] io::Error),
 }
 
-fn describe(error: &io::Error) -> String {
+fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
-        _ => error.to_string(),
+        _ => crate::log::queue::describe(error),
     }
 }
 
