@@ -25,8 +25,10 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod page;
 pub mod syntax;
 pub mod values;
+pub mod verify;
 
 pub use access::{Access, Action};
 pub use build::LoadOptions;
@@ -561,7 +563,7 @@ pub struct Notice {
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" {} in {}", self.directive, self.text, self.place)
+        write!(f, "{}: \"{}\" {}", self.place, self.directive, self.text)
     }
 }
 
@@ -664,6 +666,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The certificate of the socket: that of the default server, else of the first that has one.
+    pub fn tls(&self) -> Option<&TlsFiles> {
+        self.servers().find_map(|server| server.tls.as_ref()).filter(|_| self.listen.ssl)
+    }
+
     /// All servers a connection to this socket may end up in.
     pub fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
         self.servers.iter().chain(self.folded.values().flatten())

@@ -538,7 +538,7 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
     let mut bytes = raw.iter().copied().peekable();
     while let Some(c) = bytes.next() {
         let known = match (c, bytes.peek()) {
-            (b'\\', Some(&(next @ (b'"' | b'\'' | b'\\')))) => Some(next),
+            (b'\\', Some(&next @ (b'"' | b'\'' | b'\\'))) => Some(next),
             (b'\\', Some(b't')) => Some(b'\t'),
             (b'\\', Some(b'r')) => Some(b'\r'),
             (b'\\', Some(b'n')) => Some(b'\n'),
