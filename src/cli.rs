@@ -155,7 +155,7 @@ fn built_in(publish_key: Option<String>, arguments: &Arguments) -> Result<Config
 fn apply_error_log(config: &mut Config, arguments: &Arguments) {
     let Some(file) = &arguments.error_log else { return };
     let target = if file == Path::new("stderr") { LogTarget::Stderr } else { LogTarget::File(file.clone()) };
-    // The default is one log on standard error; what a file says is never exactly that with the same level.
+    // A file that says exactly what the default is counts as one that says nothing.
     let unwritten = crate::config::Process::default().error_logs;
     if config.process.error_logs == unwritten {
         for log in &mut config.process.error_logs {
@@ -169,7 +169,7 @@ fn apply_error_log(config: &mut Config, arguments: &Arguments) {
 fn test(arguments: &Arguments) -> Result<(), Failed> {
     let Some(file) = config_file(arguments) else {
         let config = built_in(None, arguments).map_err(|error| say("emerg", &error.to_string()))?;
-        check_logs(&config)?;
+        LogFiles::open(&config, None).map_err(|error| say("emerg", &error.to_string()))?;
         if !arguments.quiet {
             err("livemill: no configuration file was named (-c FILE): the built-in configuration is used\n");
         }
@@ -186,10 +186,9 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
     if !arguments.quiet {
         err(&format!("livemill: the configuration file {shown} syntax is ok\n"));
     }
-    LogFiles::open(&config, None).map_err(|error| failed(error.to_string()))?;
-    if let Some((user, group)) = &config.process.user {
-        Privileges::plan(Some((user, group.as_deref()))).map_err(|error| failed(error.to_string()))?;
-    }
+    // As nginx does, this opens the logs; what it makes must be writable for the server that is started later.
+    let privileges = privileges(&config).map_err(|error| failed(error.to_string()))?;
+    LogFiles::open(&config, privileges.owner()).map_err(|error| failed(error.to_string()))?;
     if !arguments.quiet {
         err(&format!("livemill: configuration file {shown} test is successful\n"));
     }
@@ -200,10 +199,6 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-fn check_logs(config: &Config) -> Result<(), Failed> {
-    LogFiles::open(config, None).map(drop).map_err(|error| say("emerg", &error.to_string()))
 }
 
 // ---- check ----
@@ -313,13 +308,11 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     if let Some(warning) = warning {
         say("alert", &warning);
     }
-    let user = config.process.user.as_ref().map(|(user, group)| (user.as_str(), group.as_deref()));
-    let privileges = Privileges::plan(user).map_err(|error| fatal(&error))?;
+    let privileges = privileges(&config).map_err(|error| fatal(&error))?;
     if let Some(warning) = privileges.warning {
         say("warn", warning);
     }
-    let owner = privileges.become_user.as_ref().map(|user| (user.uid, user.gid));
-    let logs = LogFiles::open(&config, owner).map_err(|error| fatal(&error))?;
+    let logs = LogFiles::open(&config, privileges.owner()).map_err(|error| fatal(&error))?;
     for warning in logs.warnings() {
         say("warn", warning);
     }
@@ -354,6 +347,10 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     drop(pid_file);
     logs.flush(LAST_LINES);
     ended
+}
+
+fn privileges(config: &Config) -> Result<Privileges, ProcessError> {
+    Privileges::plan(config.process.user.as_ref().map(|(user, group)| (user.as_str(), group.as_deref())))
 }
 
 /// The one place that calls the server. `bind` runs without threads and as whoever started the process; `run` makes its own

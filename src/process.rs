@@ -206,6 +206,11 @@ impl Privileges {
         Self::decide(user, unistd::geteuid().is_root())
     }
 
+    /// Who files belong to that this process makes before it becomes that user.
+    pub fn owner(&self) -> Option<(Uid, Gid)> {
+        self.become_user.as_ref().map(|user| (user.uid, user.gid))
+    }
+
     fn decide(user: Option<(&str, Option<&str>)>, is_root: bool) -> Result<Self, ProcessError> {
         match user {
             Some(_) if !is_root => Ok(Self { become_user: None, warning: Some(USER_WITHOUT_ROOT) }),
