@@ -322,20 +322,20 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     if config.process.daemon {
         process::daemonise(logs.use_streams()).map_err(|error| fatal(&error))?;
     }
-    let pid_file = match config.process.pid.as_deref().map(PidFile::write).transpose() {
-        Ok(pid_file) => pid_file,
-        Err(error) if config.process.pid_is_written => return Err(fatal(&error)),
-        Err(error) => {
-            say("warn", &format!("no pid file, so -s will not find this server: {error}"));
-            None
-        }
-    };
     let logs = logs.start().map_err(|error| fatal(&error))?;
     // From here on there are threads and a log, and nobody may look at the terminal any more.
     let fatal = |error: &dyn std::fmt::Display| {
         tracing::error!(severity = "emerg", "{error}");
         logs.flush(LAST_LINES);
         Failed
+    };
+    let pid_file = match config.process.pid.as_deref().map(PidFile::write).transpose() {
+        Ok(pid_file) => pid_file,
+        Err(error) if config.process.pid_is_written => return Err(fatal(&error)),
+        Err(error) => {
+            tracing::warn!("no pid file, so -s will not find this server: {error}");
+            None
+        }
     };
     if let Some(directory) = &config.process.working_directory {
         process::enter(directory).map_err(|error| fatal(&error))?;

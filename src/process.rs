@@ -78,12 +78,14 @@ impl Signals {
 
     /// The next signal. May be dropped and asked again: no signal is lost by that.
     pub async fn next(&mut self) -> Signal {
+        // What ends the server comes last: of two that wait, the other is then still obeyed.
         tokio::select! {
+            biased;
+            _ = self.user.recv() => Signal::Reopen,
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.quit.recv() => Signal::Quit,
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.quit.recv() => Signal::Quit,
-            _ = self.hangup.recv() => Signal::Reload,
-            _ = self.user.recv() => Signal::Reopen,
         }
     }
 }
