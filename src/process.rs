@@ -78,12 +78,14 @@ impl Signals {
 
     /// The next signal. May be dropped and asked again: no signal is lost by that.
     pub async fn next(&mut self) -> Signal {
+        // What ends the server comes last: of two that wait, the other is then still obeyed.
         tokio::select! {
+            biased;
+            _ = self.user.recv() => Signal::Reopen,
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.quit.recv() => Signal::Quit,
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.quit.recv() => Signal::Quit,
-            _ = self.hangup.recv() => Signal::Reload,
-            _ = self.user.recv() => Signal::Reopen,
         }
     }
 }
@@ -127,7 +129,8 @@ impl PidFile {
             // Whoever reads the file at the wrong moment must not find half a number: another process would be signalled.
             write_by_rename(path, text.as_bytes(), PID_FILE_MODE).map_err(fail)?;
         }
-        Ok(Self { path: path.to_owned(), pid })
+        // Absolute from now on: after a change of directory the same file must be found again.
+        Ok(Self { path: std::path::absolute(path).map_err(fail)?, pid })
     }
 
     /// The process id in a file, as nginx reads it.
@@ -203,6 +206,11 @@ impl Privileges {
     /// Decides by the `user` line and whether the process is root now.
     pub fn plan(user: Option<(&str, Option<&str>)>) -> Result<Self, ProcessError> {
         Self::decide(user, unistd::geteuid().is_root())
+    }
+
+    /// Who files belong to that this process makes before it becomes that user.
+    pub fn owner(&self) -> Option<(Uid, Gid)> {
+        self.become_user.as_ref().map(|user| (user.uid, user.gid))
     }
 
     fn decide(user: Option<(&str, Option<&str>)>, is_root: bool) -> Result<Self, ProcessError> {
@@ -297,6 +305,9 @@ fn check_open_files(limit: u64) -> Result<(), ProcessError> {
     if limit < OPEN_FILES_NEEDED { Err(ProcessError::TooFewFiles { limit }) } else { Ok(()) }
 }
 
+/// What HUP is answered with until there is a reload.
+pub const RELOAD_COMES_LATER: &str =
+    "reload comes in a later release: the server keeps running with the configuration it was started with";
 /// nginx's words.
 const USER_WITHOUT_ROOT: &str =
     "the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored";

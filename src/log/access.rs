@@ -139,6 +139,10 @@ impl AccessLogFiles {
         Ok(AccessLogs { shared, targets: self.targets, formats: self.formats })
     }
 
+    pub(super) fn outlets(&self) -> impl Iterator<Item = &Outlet> {
+        self.outlets.iter()
+    }
+
     fn add(&mut self, log: &config::AccessLog, owner: Option<(Uid, Gid)>) -> Result<(), AccessLogError> {
         let config::LogFormat { name, template } = &*log.format;
         if !self.formats.contains_key(name) {

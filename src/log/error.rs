@@ -56,6 +56,10 @@ impl ErrorLogFiles {
         })
     }
 
+    pub(super) fn outlets(&self) -> impl Iterator<Item = &Outlet> {
+        self.outlets.iter()
+    }
+
     /// Starts the writer thread; returns what events go through and the way to control it.
     pub fn start(self) -> io::Result<(ErrorLayer, ErrorLog)> {
         let lines = Arc::new(Lines {

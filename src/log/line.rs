@@ -133,6 +133,8 @@ const SHORTEST_SHOWN: usize = 12;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn escaped(text: &str) -> String {
@@ -186,6 +188,27 @@ mod tests {
     #[test]
     fn prose_after_an_address_is_not_hidden() {
         assert_eq!(mask_text("refused \"x?key=0123456789abcdef\", by rule"), "refused \"x?key=****cdef\", by rule");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_reaches_a_line_unescaped(text in ".*") {
+            let line = escaped(&text);
+            prop_assert!(!line.chars().any(|character| is_unsafe(character) || character == '"'));
+        }
+
+        #[test]
+        fn no_secret_survives_masking(before in ".*", secret in "[A-Za-z0-9]{16,64}", after in "(&[^k].*)?") {
+            let query = format!("{before}&key={secret}{after}");
+            prop_assert!(!mask_query(&query).contains(&secret));
+            prop_assert!(!mask_text(&query).contains(&secret));
+        }
+
+        #[test]
+        fn text_without_secrets_is_left_alone(text in "[^=]*(=[^=]*)?") {
+            prop_assume!(!text.to_lowercase().contains(['k', 't', 's', 'p']) && !text.contains('%'));
+            prop_assert_eq!(mask_query(&text), text.as_str());
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid};
 use thiserror::Error;
 
 use crate::config::Config;
+use queue::Outlet;
 
 /// Both logs of a running process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -64,6 +65,11 @@ impl LogFiles {
     /// What the operator should read at start.
     pub fn warnings(&self) -> &[String] {
         &self.access.warnings
+    }
+
+    /// Whether a log goes to a stream of the terminal, which must stay open then.
+    pub fn use_streams(&self) -> bool {
+        self.error.outlets().chain(self.access.outlets()).any(|it| matches!(it, Outlet::Stderr | Outlet::Stdout))
     }
 
     /// Starts the writer threads and makes the error log that of the process.

@@ -156,8 +156,10 @@ impl Outlet {
             LogTarget::File(path) if path == Path::new("/dev/stdout") => Ok(Self::Stdout),
             LogTarget::File(path) if path == Path::new("/dev/stderr") => Ok(Self::Stderr),
             LogTarget::File(path) => {
-                let file = open_for_append(path, owner)?;
-                Ok(Self::File(LogFile { path: path.clone(), file, is_torn: false }))
+                // Absolute from now on: after a change of directory the same file must open again.
+                let path = std::path::absolute(path).map_err(|source| OpenError { path: path.clone(), source })?;
+                let file = open_for_append(&path, owner)?;
+                Ok(Self::File(LogFile { path, file, is_torn: false }))
             }
         }
     }
