@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod histogram;
 pub mod scan;
+pub mod usage;
