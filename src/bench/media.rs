@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn the_bitrate_is_what_was_asked_for() {
-        for shape in [SHAPE, Shape { audio: false, ..SHAPE }, Shape { bits_per_second: 8_000_000, fps: 59.94, ..SHAPE }] {
+        for shape in [SHAPE, Shape { audio: false, ..SHAPE }, Shape { bits_per_second: 8_000_000, fps: 59.94, ..SHAPE }]
+        {
             let bits: usize = frames(shape, 20).iter().map(|due| due.len * 8).sum();
             let asked = shape.bits_per_second * 20;
             assert!((bits as f64 / asked as f64 - 1.0).abs() < 0.02, "{bits} of {asked}");

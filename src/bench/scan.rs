@@ -122,7 +122,16 @@ impl Scanner {
         if !known && format >= 2 {
             return Err(ScanError::NothingToInherit { csid, format });
         }
-        let mut header = Header { lane, format, size: 0, ext: state.ext, field: 0, len: state.len, kind: state.kind, msid: state.msid };
+        let mut header = Header {
+            lane,
+            format,
+            size: 0,
+            ext: state.ext,
+            field: 0,
+            len: state.len,
+            kind: state.kind,
+            msid: state.msid,
+        };
         if format <= 2 {
             let Some(field) = cursor.number(3) else { return Ok(None) };
             header.field = field;
@@ -139,7 +148,9 @@ impl Scanner {
         if format <= 2 && header.field == EXTENDED {
             let Some(extended) = cursor.number(4) else { return Ok(None) };
             (header.field, header.ext) = (extended, Some(extended));
-        } else if format == 3 && let Some(expected) = header.ext {
+        } else if format == 3
+            && let Some(expected) = header.ext
+        {
             // Old senders leave the repeated field out; what does not equal it is payload.
             let mut ahead = Cursor { rest: cursor.rest };
             match ahead.number(4) {
