@@ -27,8 +27,9 @@ pub enum Role {
 pub struct Destination {
     pub tc_url: String,
     pub app: String,
-    /// With its arguments.
-    pub name: String,
+    /// With the arguments that each needs.
+    pub play_name: String,
+    pub publish_name: String,
 }
 
 /// A client in its dialogue and after.
@@ -243,7 +244,8 @@ impl Client {
             }
             Role::Publish => {
                 for (name, transaction) in [("releaseStream", 2.0), ("FCPublish", 3.0)] {
-                    let values = [string(name), Value::Number(transaction), Value::Null, string(&destination.name)];
+                    let values =
+                        [string(name), Value::Number(transaction), Value::Null, string(&destination.publish_name)];
                     self.command(out, csid::COMMAND, 0, &values);
                 }
             }
@@ -254,12 +256,18 @@ impl Client {
     }
 
     fn start(&mut self, destination: &Destination, out: &mut Vec<u8>) {
-        let name = string(&destination.name);
         if self.role == Role::Publish {
-            let values = [string("publish"), Value::Number(5.0), Value::Null, name, string("live")];
+            let values =
+                [string("publish"), Value::Number(5.0), Value::Null, string(&destination.publish_name), string("live")];
             self.command(out, csid::STREAM_COMMAND, self.msid, &values);
         } else {
-            let values = [string("play"), Value::Number(5.0), Value::Null, name, Value::Number(-2000.0)];
+            let values = [
+                string("play"),
+                Value::Number(5.0),
+                Value::Null,
+                string(&destination.play_name),
+                Value::Number(-2000.0),
+            ];
             self.command(out, csid::STREAM_COMMAND, self.msid, &values);
             self.write_control(out, Control::User(UserEvent::SetBufferLength { msid: self.msid, ms: 3000 }));
         }

@@ -31,6 +31,8 @@ use load::Plan;
 use media::Shape;
 pub use report::Report;
 
+use crate::protocol::rtmp::url::{RtmpUrl, UrlError};
+
 /// Put an RTMP server under load and see what it costs, how late frames are and whether any are lost.
 #[derive(Args, Clone, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -66,7 +68,7 @@ pub struct BenchArgs {
     pub ready_timeout: f64,
     #[command(flatten)]
     pub media: MediaArgs,
-    /// Appended to the published name after a question mark, such as key=SECRET.
+    /// Appended to what is published, not to what is played, after a question mark: key=SECRET.
     #[arg(long, value_name = "ARGS")]
     pub publish_args: Option<String>,
     /// The server's process: its CPU time and memory are read, with those of its children.
@@ -104,8 +106,12 @@ pub enum BenchCommand {
 
 #[derive(Debug, Error)]
 pub enum BenchError {
-    #[error("{url}: {why}")]
-    Url { url: String, why: String },
+    #[error("{0}")]
+    Url(#[from] UrlError),
+    #[error("rtmps:// is not spoken here: TLS would cost this tool more than the players do")]
+    Tls,
+    #[error("{0} has no address")]
+    NoAddress(String),
     #[error("--{option} {value}: {why}")]
     Option { option: &'static str, value: f64, why: &'static str },
     #[error("{needed} connections need more open files than the {allowed} this process may have (ulimit -n)")]
@@ -149,26 +155,22 @@ pub fn command(args: BenchArgs) -> ExitCode {
 }
 
 fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
-    let (address, destination) = parse_url(&args.url)?;
+    let url: RtmpUrl = args.url.parse()?;
+    if url.tls {
+        return Err(BenchError::Tls);
+    }
     let stream = |index: usize| {
-        let mut destination = destination.clone();
-        let (name, own_args) = match destination.name.split_once('?') {
-            Some((name, own_args)) => (name, Some(own_args)),
-            None => (destination.name.as_str(), None),
-        };
-        let mut name = name.to_owned();
+        let mut url = url.clone();
         if args.publishers > 1 {
-            name = format!("{name}-{index}");
+            url.name = format!("{}-{index}", url.name);
         }
-        let all_args: Vec<&str> = own_args.into_iter().chain(args.publish_args.as_deref()).collect();
-        if !all_args.is_empty() {
-            name = format!("{name}?{}", all_args.join("&"));
-        }
-        destination.name = name;
-        destination
+        let queries = [url.query.as_str(), args.publish_args.as_deref().unwrap_or_default()];
+        let queries: Vec<&str> = queries.into_iter().filter(|query| !query.is_empty()).collect();
+        let publish_name = RtmpUrl { query: queries.join("&"), ..url.clone() }.stream();
+        Destination { tc_url: url.tc_url(), app: url.app.clone(), play_name: url.stream(), publish_name }
     };
     Ok(Plan {
-        address,
+        address: address(&url)?,
         destinations: (0..args.publishers.max(1)).map(stream).collect(),
         publish: args.publishers > 0,
         players: args.players,
@@ -200,15 +202,10 @@ fn seconds(option: &'static str, value: f64) -> Result<Duration, BenchError> {
     Duration::try_from_secs_f64(value).map_err(|_| BenchError::Option { option, value, why: "not a length of time" })
 }
 
-fn parse_url(url: &str) -> Result<(SocketAddr, Destination), BenchError> {
-    let refuse = |why: &str| BenchError::Url { url: url.to_owned(), why: why.to_owned() };
-    let rest = url.strip_prefix("rtmp://").ok_or_else(|| refuse("not an rtmp:// URL"))?;
-    let (authority, path) = rest.split_once('/').ok_or_else(|| refuse("no application in it"))?;
-    let (app, name) = path.split_once('/').ok_or_else(|| refuse("no stream name in it"))?;
-    let host = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:1935") };
-    let address = host.to_socket_addrs()?.next().ok_or_else(|| refuse("the host has no address"))?;
-    let tc_url = format!("rtmp://{authority}/{app}");
-    Ok((address, Destination { tc_url, app: app.to_owned(), name: name.to_owned() }))
+/// The address of a server; the first that its name has.
+fn address(url: &RtmpUrl) -> Result<SocketAddr, BenchError> {
+    let mut addresses = (url.host.as_str(), url.port).to_socket_addrs()?;
+    addresses.next().ok_or_else(|| BenchError::NoAddress(url.host.clone()))
 }
 
 /// Raises the soft limit of open files to the hard one, which must do for so many connections.
