@@ -215,11 +215,11 @@ pub enum Amf {
     Number(f64),
     Boolean(bool),
     String(String),
-    Object(Vec<(String, Amf)>),
+    Object(Vec<(String, Self)>),
     Null,
     Undefined,
-    Array(Vec<(String, Amf)>),
-    Strict(Vec<Amf>),
+    Array(Vec<(String, Self)>),
+    Strict(Vec<Self>),
 }
 
 impl From<&str> for Amf {
