@@ -15,11 +15,18 @@ pub(super) fn info(record: &[u8]) -> Option<AudioInfo> {
         return None;
     }
     let mut bits = BitReader::new(block);
-    // Block and frame sizes.
-    bits.skip(16 + 16 + 24 + 24)?;
+    let (smallest, largest) = (bits.bits(16)?, bits.bits(16)?);
+    // Frame sizes.
+    bits.skip(24 + 24)?;
     let rate = bits.bits(20)?;
     let channels = u8::try_from(bits.bits(3)? + 1).ok()?;
-    (rate > 0).then(|| AudioInfo { rate, channels: Some(channels), profile: "", codec_string: "fLaC".into() })
+    // A frame is not a block: its sync code would be a block size above the next one.
+    (rate > 0 && smallest <= largest).then(|| AudioInfo {
+        rate,
+        channels: Some(channels),
+        profile: "",
+        codec_string: "fLaC".into(),
+    })
 }
 
 const STREAM_INFO_BYTES: usize = 34;
@@ -42,6 +49,7 @@ mod tests {
     #[test]
     fn a_damaged_record_does_not_panic() {
         assert_eq!(info(&hex("664c6143")), None);
+        assert_eq!(info(&hex(&format!("fff8aa88{}", "00ff".repeat(20)))), None);
         hostile(&hex(BLOCK), |bytes| drop(info(bytes)));
     }
 }
