@@ -71,6 +71,12 @@ impl Packet {
         Self(Arc::new(Inner { track, kind, time_ms, payload, original, wire: OnceLock::new() }))
     }
 
+    /// The same packet at another time.
+    pub fn at(&self, time_ms: i64) -> Self {
+        let Inner { track, kind, payload, original, .. } = &*self.0;
+        Self::with_original(*track, *kind, time_ms, payload.clone(), original.clone())
+    }
+
     pub fn track(&self) -> Track {
         self.0.track
     }

@@ -80,6 +80,13 @@ impl SendQueue {
         }
     }
 
+    /// Other rules from here on, and a gate as if nothing had been sent: somebody begins to play.
+    pub fn configure(&mut self, rules: QueueRules) {
+        let items = std::mem::take(&mut self.items);
+        *self = Self { items, drops: self.drops, control_bytes: self.control_bytes, ..Self::new(rules) };
+        self.drop_frames(Dropped::All);
+    }
+
     /// Bytes that must arrive, in order with the media around them.
     pub fn control(&mut self, bytes: Bytes) {
         self.control_bytes += bytes.len();
@@ -203,8 +210,10 @@ impl SendQueue {
         if self.bytes == 0 {
             return true;
         }
-        let within_packets =
-            self.rules.max_packets.is_none_or(|max| self.packets + batch.packets().len() <= max + self.allowance.packets);
+        let within_packets = self
+            .rules
+            .max_packets
+            .is_none_or(|max| self.packets + batch.packets().len() <= max + self.allowance.packets);
         let within_bytes = self.bytes + batch.bytes() <= self.rules.max_bytes + self.allowance.bytes;
         within_packets && within_bytes && self.span_ms(batch) <= self.rules.max_ms
     }
@@ -293,11 +302,7 @@ struct Gate {
 impl Gate {
     /// Everything passes, so that batches can be taken whole.
     fn is_open(&self) -> bool {
-        self.wants_audio
-            && self.wants_video
-            && !self.paused
-            && !self.video_waits_for_key
-            && !self.audio_waits_for_video
+        self.wants_audio && self.wants_video && !self.paused && !self.video_waits_for_key && !self.audio_waits_for_video
     }
 
     fn admits(&mut self, packet: &Packet) -> bool {
