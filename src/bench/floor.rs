@@ -56,13 +56,14 @@ impl Mode {
     }
 }
 
-/// Serves until it fails or is killed.
+/// The command.
 pub fn serve(args: &FloorArgs) -> Result<Infallible, BenchError> {
     super::raise_open_files(0)?;
     Floor::new(args)?.run()
 }
 
-struct Floor {
+/// The loop and its sockets.
+pub struct Floor {
     mode: Mode,
     shape: Shape,
     listener: TcpListener,
@@ -88,7 +89,7 @@ struct Peer {
 }
 
 impl Floor {
-    fn new(args: &FloorArgs) -> Result<Self, BenchError> {
+    pub fn new(args: &FloorArgs) -> Result<Self, BenchError> {
         let listener = TcpListener::bind(args.listen)?;
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
@@ -115,7 +116,13 @@ impl Floor {
         })
     }
 
-    fn run(&mut self) -> Result<Infallible, BenchError> {
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until it fails or is killed.
+    pub fn run(&mut self) -> Result<Infallible, BenchError> {
         let mut events = [EpollEvent::empty(); 256];
         loop {
             let next = self.send_due();
