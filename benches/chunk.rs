@@ -3,7 +3,6 @@
 use bytes::BytesMut;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use livemill::bench::scan::Scanner;
 use livemill::protocol::amf::{self, Limits, Value};
 use livemill::protocol::rtmp::chunk::{self, ChunkLimits, ChunkReader, WireStyle};
 use livemill::protocol::rtmp::message::{csid, kind};
@@ -55,22 +54,6 @@ fn read_one_second(bencher: Bencher<'_, '_>, chunk_size: u32) {
                 black_box(message);
                 messages += 1;
             }
-        }
-        messages
-    });
-}
-
-/// What the load tool does with the same bytes.
-#[divan::bench(args = CHUNK_SIZES)]
-fn scan_one_second(bencher: Bencher<'_, '_>, chunk_size: u32) {
-    let mut announce = Vec::new();
-    chunk::write(&mut announce, style(128), csid::CONTROL, 0, kind::SET_CHUNK_SIZE, 0, &chunk_size.to_be_bytes());
-    let wire = one_second(chunk_size);
-    bencher.counter(BytesCount::new(wire.len())).with_inputs(Scanner::new).bench_local_values(|mut scanner| {
-        let mut messages = 0;
-        scanner.feed(&announce, |_| {}).expect("we wrote it");
-        for piece in wire.chunks(16 * 1024) {
-            scanner.feed(piece, |_| messages += 1).expect("we wrote it");
         }
         messages
     });

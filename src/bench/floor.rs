@@ -15,10 +15,9 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::clock::now_ns;
 use super::media::{self, Schedule, Shape, Stamp};
-use super::scan::Scanner;
 use super::{BenchError, MediaArgs};
 use crate::protocol::amf::{self, Limits, Value};
-use crate::protocol::rtmp::chunk::{self, DEFAULT_CHUNK_SIZE, WireStyle};
+use crate::protocol::rtmp::chunk::{self, ChunkLimits, ChunkReader, DEFAULT_CHUNK_SIZE, WireStyle};
 use crate::protocol::rtmp::handshake::{Progress, ServerHandshake};
 use crate::protocol::rtmp::message::{Control, csid, kind};
 
@@ -84,7 +83,7 @@ pub struct Floor {
 struct Peer {
     socket: TcpStream,
     handshake: Option<Box<ServerHandshake>>,
-    scanner: Scanner,
+    chunks: ChunkReader,
     unsent: Vec<u8>,
 }
 
@@ -219,7 +218,12 @@ impl Floor {
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
             self.epoll.add(&socket, EpollEvent::new(flags, self.peers.len() as u64)).map_err(io::Error::from)?;
             let handshake = Some(Box::new(ServerHandshake::new([7; 32])));
-            self.peers.push(Some(Peer { socket, handshake, scanner: Scanner::new(), unsent: Vec::new() }));
+            self.peers.push(Some(Peer {
+                socket,
+                handshake,
+                chunks: ChunkReader::new(ChunkLimits::default()),
+                unsent: Vec::new(),
+            }));
         }
     }
 
@@ -257,12 +261,11 @@ impl Peer {
                 self.handshake = None;
             }
             if self.handshake.is_none() {
-                let scanned = self.scanner.feed(input, |message| {
+                while let Some(message) = self.chunks.read(&mut input).ok()? {
                     if message.kind == kind::COMMAND {
-                        wants_to_play |= answer(message.head, &mut out);
+                        wants_to_play |= answer(&message.payload, &mut out);
                     }
-                });
-                scanned.ok()?;
+                }
             }
             if !self.write(&out) {
                 return None;

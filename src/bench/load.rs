@@ -503,7 +503,7 @@ impl Connection {
         let mut first_due = None;
         let mut accepted = false;
         let part = &mut self.part;
-        self.client.receive(bytes, destination, &mut self.out, |event, _| match (event, &mut *part) {
+        self.client.receive(bytes, destination, &mut self.out, |event| match (event, &mut *part) {
             (Event::Connected, Part::Idle { ready }) => {
                 *ready = true;
                 outcome.connect_ns.record(now - begun_ns);
@@ -511,8 +511,8 @@ impl Connection {
             (Event::Connected, _) => outcome.connect_ns.record(now - begun_ns),
             (Event::PlayAsked, Part::Player(viewing)) => viewing.play_asked(now),
             (Event::PlayAsked, Part::Slow { deaf }) => *deaf = true,
-            (Event::Media { video, head }, Part::Player(viewing)) => {
-                viewing.media(video, head, now, &mut outcome.tally);
+            (Event::Media { video, body }, Part::Player(viewing)) => {
+                viewing.media(video, body, now, &mut outcome.tally);
             }
             (Event::Publishing, Part::Publisher { start_ns, .. }) if start_ns.is_none() => {
                 // Publishers begin spread over one frame: encoders of the world do not tick together.

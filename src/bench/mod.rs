@@ -1,7 +1,7 @@
 //! The load tool: publishers and players by the thousand from one cheap process, against any RTMP server.
 //!
 //! - [`load`]: sockets, epoll and the phases of a run. One thread, raw epoll: a task per player would cost more than the player.
-//! - [`client`]: the RTMP dialogue of one connection; [`scan`] reads its chunks and steps over the media.
+//! - [`client`]: the RTMP dialogue of one connection.
 //! - [`media`]: the generated stream, each frame with its time of sending inside.
 //! - [`tally`], [`histogram`], [`usage`]: what was lost and late, and what it cost. [`report`] says it.
 //! - [`floor`]: the least a server could do, to hold the others against.
@@ -13,7 +13,6 @@ pub mod histogram;
 pub mod load;
 pub mod media;
 pub mod report;
-pub mod scan;
 pub mod tally;
 pub mod usage;
 
