@@ -155,12 +155,10 @@ impl Args {
         let is_flag = || values::flag(word).is_some();
         let directive_invalid = |what: &str| Some((format!("\"{name}\" directive invalid {what}"), NO_WORDS));
         match self {
-            Self::Flag if !is_flag() => {
-                Some((
-                    format!("invalid value \"{word}\" in \"{name}\" directive, it must be \"on\" or \"off\""),
-                    NO_WORDS,
-                ))
-            }
+            Self::Flag if !is_flag() => Some((
+                format!("invalid value \"{word}\" in \"{name}\" directive, it must be \"on\" or \"off\""),
+                NO_WORDS,
+            )),
             Self::Number if values::number(word).is_none() => directive_invalid("number"),
             Self::Size if values::size(word).is_none() => directive_invalid("value"),
             Self::Time if values::time(word).is_none() => directive_invalid("value"),
@@ -227,6 +225,11 @@ pub fn is_http(name: &str) -> bool {
         || HTTP_ELSEWHERE_PREFIXES.iter().any(|start| name.starts_with(start))
 }
 
+/// Is this one of nginx's own http directives, rather than one of the family's in http?
+pub fn http_is_plain(name: &str) -> bool {
+    HTTP_KNOWN.contains(&name)
+}
+
 /// What livemill says about a directive inside `http {}`. None: nobody here has heard of it.
 pub fn http_verdict(name: &str) -> Option<Verdict> {
     let http = Contexts::HTTP.or(Contexts::HTTP_SERVER).or(Contexts::LOCATION);
@@ -273,7 +276,9 @@ pub static GROUPS: &[Group] = &[
 ];
 
 // Short names, so that a row is a line.
-use Args::{Block, Flag, Hook, Kept, Number, OneOf, Signal, Size, SomeOf, Special, Text, Time, TimeOrFlag, TimeOrOff, Words};
+use Args::{
+    Block, Flag, Hook, Kept, Number, OneOf, Signal, Size, SomeOf, Special, Text, Time, TimeOrFlag, TimeOrOff, Words,
+};
 use Verdict::{Better, NoEffect, NotYet, Works};
 const ROOT: Contexts = Contexts::ROOT;
 const EVENTS: Contexts = Contexts::EVENTS;
@@ -288,7 +293,12 @@ const LOCATION: Contexts = Contexts::LOCATION;
 const ALL: &str = "ASWXP";
 
 const fn row(
-    name: &'static str, forks: &'static str, contexts: Contexts, args: Args, default: &'static str, verdict: Verdict,
+    name: &'static str,
+    forks: &'static str,
+    contexts: Contexts,
+    args: Args,
+    default: &'static str,
+    verdict: Verdict,
 ) -> Row {
     Row {
         name,
@@ -350,8 +360,14 @@ static PROCESS: &[Row] = &[
         .because("nginx says on; service managers and containers want the foreground"),
     nginx("user", ROOT, Words(1, 2), "", Works).because("livemill needs no root: ports are above 1024"),
     nginx("pid", ROOT, Text, "logs/nginx.pid", Works).because("a default that cannot be written is no error"),
-    nginx("worker_processes", ROOT, Special(1, 1, "number | `auto`"), "auto", Better("threads of one process: every worker sees every stream"))
-        .because("one a core, because more workers hide no stream here"),
+    nginx(
+        "worker_processes",
+        ROOT,
+        Special(1, 1, "number | `auto`"),
+        "auto",
+        Better("threads of one process: every worker sees every stream"),
+    )
+    .because("one a core, because more workers hide no stream here"),
     nginx("worker_shutdown_timeout", ROOT, Time, "", Works).because("quit waits for streams as long as they last"),
     nginx("worker_rlimit_nofile", ROOT, Number, "", Works).because("the limit livemill was started with"),
     nginx("working_directory", ROOT, Text, "", Works).because("the directory livemill was started in"),
@@ -369,7 +385,13 @@ static PROCESS: &[Row] = &[
     nginx("ssl_engine", ROOT, Text, "", NoEffect("TLS is done by rustls, in software")),
     nginx("thread_pool", ROOT, Words(1, 3), "", NoEffect("files are written by threads of the runtime")).many_here(),
     nginx("events", ROOT, Block(0, ""), "", NoEffect("the runtime waits for events its own way")),
-    nginx("worker_connections", EVENTS, Number, "", NoEffect("max_connections and the open-files limit bound connections")),
+    nginx(
+        "worker_connections",
+        EVENTS,
+        Number,
+        "",
+        NoEffect("max_connections and the open-files limit bound connections"),
+    ),
     nginx("connections", EVENTS, Number, "", NoEffect("max_connections and the open-files limit bound connections")),
     nginx("use", EVENTS, Text, "", RUNTIME),
     nginx("multi_accept", EVENTS, Flag, "off", RUNTIME),
@@ -434,8 +456,24 @@ static CORE: &[Row] = &[
 ];
 
 static ACCESS: &[Row] = &[
-    row("allow", ALL, MSA, Special(1, 2, "[`publish` | `play`] address | network | `all`"), "", Better("asked first: nothing has started when a peer is refused")).many(),
-    row("deny", ALL, MSA, Special(1, 2, "[`publish` | `play`] address | network | `all`"), "", Better("asked first: nothing has started when a peer is refused")).many(),
+    row(
+        "allow",
+        ALL,
+        MSA,
+        Special(1, 2, "[`publish` | `play`] address | network | `all`"),
+        "",
+        Better("asked first: nothing has started when a peer is refused"),
+    )
+    .many(),
+    row(
+        "deny",
+        ALL,
+        MSA,
+        Special(1, 2, "[`publish` | `play`] address | network | `all`"),
+        "",
+        Better("asked first: nothing has started when a peer is refused"),
+    )
+    .many(),
     own("publish_key", MSA, Text, "", "publishing from anywhere but the loopback then needs `?key=KEY`"),
 ];
 
@@ -446,14 +484,36 @@ static LIVE: &[Row] = &[
     row("wait_key", ALL, MSA, Flag, "on", Works).because("as the code of A; S says off, and shows torn pictures"),
     row("wait_video", ALL, MSA, Flag, "off", Works),
     row("publish_notify", ALL, MSA, Flag, "off", Works),
-    row("drop_idle_publisher", ALL, MSA, TimeOrOff, "off", Better("first_media_timeout also ends one that never sent anything")).last(),
+    row(
+        "drop_idle_publisher",
+        ALL,
+        MSA,
+        TimeOrOff,
+        "off",
+        Better("first_media_timeout also ends one that never sent anything"),
+    )
+    .last(),
     row("sync", ALL, MSA, TimeOrOff, "300ms", Better("every packet carries an absolute time: nothing drifts")).last(),
     row("play_restart", ALL, MSA, Flag, "off", Works),
     row("idle_streams", ALL, MSA, Flag, "on", Works),
-    row("buffer", ALL, MSA, TimeOrFlag, "off", Better("frames are gathered for this long and at most 1s; `on` means 350ms"))
-        .because("gathering costs delay"),
-    row("gop_cache", "W", MSA, Flag, "on", Better("bounded in bytes and seconds, also for audio only; may stand in rtmp and server"))
-        .because("an instant first picture; W says off"),
+    row(
+        "buffer",
+        ALL,
+        MSA,
+        TimeOrFlag,
+        "off",
+        Better("frames are gathered for this long and at most 1s; `on` means 350ms"),
+    )
+    .because("gathering costs delay"),
+    row(
+        "gop_cache",
+        "W",
+        MSA,
+        Flag,
+        "on",
+        Better("bounded in bytes and seconds, also for audio only; may stand in rtmp and server"),
+    )
+    .because("an instant first picture; W says off"),
     row("gop_max_frame_count", "W", MSA, Number, "4096", Works),
     row("gop_max_video_count", "W", MSA, Number, "2048", Works),
     row("gop_max_audio_count", "W", MSA, Number, "2048", Works),
@@ -466,17 +526,41 @@ static LIVE: &[Row] = &[
     row("fix_timestamp", "P", MSA, Time, "10s", Works),
     row("hevc_codecid", "P", MSA, Number, "12", Works),
     own("merge", MSA, Time, "0", "gathering this long saves writes and costs delay; wins over buffer"),
-    own("audio_hold", MSA, Time, "40ms", "audio rides with the next video frame: half the writes, video as early as ever"),
+    own(
+        "audio_hold",
+        MSA,
+        Time,
+        "40ms",
+        "audio rides with the next video frame: half the writes, video as early as ever",
+    ),
     own("out_queue_bytes", MSA, Size, "4m", "what one slow player may hold in memory"),
     own("out_queue_time", MSA, Time, "10s", "a player further behind skips to a keyframe"),
     own("slow_player_timeout", MSA, Time, "15s", "a player that takes no byte for this long is gone"),
-    own("duplicate_publisher", MSA, Special(1, 2, "`reject` | `replace` | `replace_if_stalled` [time]"), "replace_if_stalled 2s", "an encoder that reconnects comes back at once, a thief does not"),
+    own(
+        "duplicate_publisher",
+        MSA,
+        Special(1, 2, "`reject` | `replace` | `replace_if_stalled` [time]"),
+        "replace_if_stalled 2s",
+        "an encoder that reconnects comes back at once, a thief does not",
+    ),
 ];
 
 static LIMITS: &[Row] = &[
     row("max_connections", ALL, MSA, Number, "", Works).because("10000, or four fifths of the open-files limit").last(),
-    own("max_connections_per_address", M, Number, "100", "one address must not take all; spares the loopback unless written; 0: no bound"),
-    own("connection_rate", M, Special(1, 2, "number [`burst=`number]"), "50 burst=200", "new connections a second from one address; 0: no bound"),
+    own(
+        "max_connections_per_address",
+        M,
+        Number,
+        "100",
+        "one address must not take all; spares the loopback unless written; 0: no bound",
+    ),
+    own(
+        "connection_rate",
+        M,
+        Special(1, 2, "number [`burst=`number]"),
+        "50 burst=200",
+        "new connections a second from one address; 0: no bound",
+    ),
     own("max_publishers_per_address", M, Number, "10", "one address rarely has more cameras; spares the loopback"),
     own("max_names_per_address", M, Number, "200", "different names an hour: somebody is filling the directory"),
     own("max_live_streams", M, Number, "2000", "in the whole process"),
@@ -499,7 +583,7 @@ static LIMITS: &[Row] = &[
 ];
 
 static LOGS: &[Row] = &[
-    nginx("error_log", ROOT, Special(1, 2, "file | `stderr` [level]"), "stderr info", Works)
+    nginx("error_log", ROOT, Special(1, 8, "file | `stderr` [level]"), "stderr info", Works)
         .because("the foreground wants to see it; with daemon on: logs/error.log error, as nginx")
         .many_here(),
     own("error_log_format", ROOT, OneOf(&["text", "json"]), "text", "nginx's lines"),
@@ -516,7 +600,8 @@ static LOGS: &[Row] = &[
 const RECORDING: Verdict = NotYet("recording comes in a later release");
 
 static RECORD: &[Row] = &[
-    row("record", "ASWP", MSAR, SomeOf(&["off", "all", "audio", "video", "keyframes", "manual"]), "off", RECORDING).many_here(),
+    row("record", "ASWP", MSAR, SomeOf(&["off", "all", "audio", "video", "keyframes", "manual"]), "off", RECORDING)
+        .many_here(),
     row("recorder", "ASWP", A, Block(1, "id"), "", RECORDING).many_here(),
     row("record_path", "ASWP", MSAR, Text, "", RECORDING),
     row("record_suffix", "ASWP", MSAR, Text, ".flv", RECORDING),
@@ -559,13 +644,18 @@ static RELAY: &[Row] = &[
     row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", RELAYS),
 ];
 
+// What decides who may come in must not go missing unseen.
+const ASKS_CONNECT: Verdict = NotYet("no hook is called in this release, so nobody is refused by it");
+const ASKS_PUBLISH: Verdict =
+    NotYet("no hook is called in this release, so everybody may publish; `publish_key` and `deny` work");
+const ASKS_PLAY: Verdict = NotYet("no hook is called in this release, so everybody may play; `deny` works");
 const HOOKS: Verdict = NotYet("no hook is called in this release");
 
 static NOTIFY: &[Row] = &[
-    row("on_connect", "ASWP", MS, Hook, "", HOOKS).last(),
+    row("on_connect", "ASWP", MS, Hook, "", ASKS_CONNECT).last(),
     row("on_disconnect", "AW", MS, Hook, "", HOOKS).last(),
-    row("on_publish", "ASWP", MSA, Hook, "", HOOKS).last(),
-    row("on_play", "ASWP", MSA, Hook, "", HOOKS).last(),
+    row("on_publish", "ASWP", MSA, Hook, "", ASKS_PUBLISH).last(),
+    row("on_play", "ASWP", MSA, Hook, "", ASKS_PLAY).last(),
     row("on_publish_done", "ASW", MSA, Hook, "", HOOKS).last(),
     row("on_play_done", "ASW", MSA, Hook, "", HOOKS).last(),
     row("on_done", "ASW", MSA, Hook, "", HOOKS).last(),
@@ -695,8 +785,8 @@ static OCLP: &[Row] = &[
     row("on_proc", "P", M, Hook, "", OCLP_LATER),
     row("on_master", "P", M, Hook, "", OCLP_LATER),
     row("oclp_connect", "XP", S, Hook, "", NoEffect("X and P parse it and never call it")),
-    row("oclp_play", "XP", A, Hook, "", OCLP_LATER),
-    row("oclp_publish", "XP", A, Hook, "", OCLP_LATER),
+    row("oclp_play", "XP", A, Hook, "", ASKS_PLAY),
+    row("oclp_publish", "XP", A, Hook, "", ASKS_PUBLISH),
     row("oclp_stream", "XP", A, Hook, "", OCLP_LATER),
     row("on_stream", "P", A, Hook, "", OCLP_LATER),
     row("oclp_pull", "XP", A, Hook, "", OCLP_LATER),
@@ -712,7 +802,8 @@ static OCLP: &[Row] = &[
     row("ignore_invalid_notify", "P", MSA, Flag, "off", OCLP_LATER),
 ];
 
-const ONE_PROCESS: Verdict = NoEffect("one process with one view of all streams: there is nothing to pass between workers");
+const ONE_PROCESS: Verdict =
+    NoEffect("one process with one view of all streams: there is nothing to pass between workers");
 
 static WORKERS: &[Row] = &[
     row("rtmp_auto_push", "ASW", ROOT, Flag, "off", ONE_PROCESS),
@@ -749,36 +840,166 @@ const SIGNALS: &[&str] = &[
 
 /// Directives of nginx's http modules that a later release will serve or take note of.
 const HTTP_KNOWN: &[&str] = &[
-    "absolute_redirect", "access_log", "add_header", "add_trailer", "aio", "aio_write", "alias", "allow",
-    "auth_basic", "auth_basic_user_file", "auth_request", "auth_request_set", "autoindex", "autoindex_exact_size",
-    "autoindex_format", "autoindex_localtime", "break", "charset", "charset_types", "chunked_transfer_encoding",
-    "client_body_buffer_size", "client_body_in_file_only", "client_body_temp_path", "client_body_timeout",
-    "client_header_buffer_size", "client_header_timeout", "client_max_body_size", "connection_pool_size", "default_type",
-    "deny", "directio", "disable_symlinks", "error_log", "error_page", "etag", "expires", "gunzip", "gzip",
-    "gzip_buffers", "gzip_comp_level", "gzip_disable", "gzip_http_version", "gzip_min_length", "gzip_proxied",
-    "gzip_static", "gzip_types", "gzip_vary", "http2", "if", "if_modified_since", "ignore_invalid_headers", "include",
-    "index", "internal", "keepalive_disable", "keepalive_requests", "keepalive_time", "keepalive_timeout",
-    "large_client_header_buffers", "limit_conn", "limit_conn_zone", "limit_except", "limit_rate", "limit_rate_after",
-    "limit_req", "limit_req_zone", "lingering_close", "lingering_time", "lingering_timeout", "listen", "location",
-    "log_format", "log_not_found", "map", "map_hash_bucket_size", "map_hash_max_size", "max_ranges", "merge_slashes",
-    "mp4", "mp4_buffer_size", "mp4_max_buffer_size", "flv", "open_file_cache", "open_file_cache_errors",
-    "open_file_cache_min_uses", "open_file_cache_valid", "open_log_file_cache", "output_buffers", "port_in_redirect",
-    "read_ahead", "real_ip_header", "real_ip_recursive", "recursive_error_pages", "request_pool_size",
-    "reset_timedout_connection", "resolver", "resolver_timeout", "return", "rewrite", "rewrite_log", "root", "satisfy",
-    "send_lowat", "send_timeout", "sendfile", "sendfile_max_chunk", "server", "server_name", "server_name_in_redirect",
-    "server_names_hash_bucket_size", "server_names_hash_max_size", "server_tokens", "set", "set_real_ip_from",
-    "ssl_buffer_size", "ssl_certificate", "ssl_certificate_key", "ssl_ciphers", "ssl_dhparam", "ssl_ecdh_curve",
-    "ssl_early_data", "ssl_password_file", "ssl_prefer_server_ciphers", "ssl_protocols", "ssl_session_cache",
-    "ssl_session_tickets", "ssl_session_timeout", "ssl_stapling", "ssl_stapling_verify", "ssl_trusted_certificate",
-    "stub_status", "tcp_nodelay", "tcp_nopush", "try_files", "types", "types_hash_bucket_size", "types_hash_max_size",
-    "underscores_in_headers", "variables_hash_bucket_size", "variables_hash_max_size", "valid_referers",
+    "absolute_redirect",
+    "access_log",
+    "add_header",
+    "add_trailer",
+    "aio",
+    "aio_write",
+    "alias",
+    "allow",
+    "auth_basic",
+    "auth_basic_user_file",
+    "auth_request",
+    "auth_request_set",
+    "autoindex",
+    "autoindex_exact_size",
+    "autoindex_format",
+    "autoindex_localtime",
+    "break",
+    "charset",
+    "charset_types",
+    "chunked_transfer_encoding",
+    "client_body_buffer_size",
+    "client_body_in_file_only",
+    "client_body_temp_path",
+    "client_body_timeout",
+    "client_header_buffer_size",
+    "client_header_timeout",
+    "client_max_body_size",
+    "connection_pool_size",
+    "default_type",
+    "deny",
+    "directio",
+    "disable_symlinks",
+    "error_log",
+    "error_page",
+    "etag",
+    "expires",
+    "gunzip",
+    "gzip",
+    "gzip_buffers",
+    "gzip_comp_level",
+    "gzip_disable",
+    "gzip_http_version",
+    "gzip_min_length",
+    "gzip_proxied",
+    "gzip_static",
+    "gzip_types",
+    "gzip_vary",
+    "http2",
+    "if",
+    "if_modified_since",
+    "ignore_invalid_headers",
+    "include",
+    "index",
+    "internal",
+    "keepalive_disable",
+    "keepalive_requests",
+    "keepalive_time",
+    "keepalive_timeout",
+    "large_client_header_buffers",
+    "limit_conn",
+    "limit_conn_zone",
+    "limit_except",
+    "limit_rate",
+    "limit_rate_after",
+    "limit_req",
+    "limit_req_zone",
+    "lingering_close",
+    "lingering_time",
+    "lingering_timeout",
+    "listen",
+    "location",
+    "log_format",
+    "log_not_found",
+    "map",
+    "map_hash_bucket_size",
+    "map_hash_max_size",
+    "max_ranges",
+    "merge_slashes",
+    "mp4",
+    "mp4_buffer_size",
+    "mp4_max_buffer_size",
+    "flv",
+    "open_file_cache",
+    "open_file_cache_errors",
+    "open_file_cache_min_uses",
+    "open_file_cache_valid",
+    "open_log_file_cache",
+    "output_buffers",
+    "port_in_redirect",
+    "read_ahead",
+    "real_ip_header",
+    "real_ip_recursive",
+    "recursive_error_pages",
+    "request_pool_size",
+    "reset_timedout_connection",
+    "resolver",
+    "resolver_timeout",
+    "return",
+    "rewrite",
+    "rewrite_log",
+    "root",
+    "satisfy",
+    "send_lowat",
+    "send_timeout",
+    "sendfile",
+    "sendfile_max_chunk",
+    "server",
+    "server_name",
+    "server_name_in_redirect",
+    "server_names_hash_bucket_size",
+    "server_names_hash_max_size",
+    "server_tokens",
+    "set",
+    "set_real_ip_from",
+    "ssl_buffer_size",
+    "ssl_certificate",
+    "ssl_certificate_key",
+    "ssl_ciphers",
+    "ssl_dhparam",
+    "ssl_ecdh_curve",
+    "ssl_early_data",
+    "ssl_password_file",
+    "ssl_prefer_server_ciphers",
+    "ssl_protocols",
+    "ssl_session_cache",
+    "ssl_session_tickets",
+    "ssl_session_timeout",
+    "ssl_stapling",
+    "ssl_stapling_verify",
+    "ssl_trusted_certificate",
+    "stub_status",
+    "tcp_nodelay",
+    "tcp_nopush",
+    "try_files",
+    "types",
+    "types_hash_bucket_size",
+    "types_hash_max_size",
+    "underscores_in_headers",
+    "variables_hash_bucket_size",
+    "variables_hash_max_size",
+    "valid_referers",
 ];
 
 /// Directives that stay with nginx, in front of livemill.
-const HTTP_ELSEWHERE: &[&str] = &["upstream", "geo", "split_clients", "perl", "perl_modules", "sub_filter", "ssi", "dav_methods"];
+const HTTP_ELSEWHERE: &[&str] =
+    &["upstream", "geo", "split_clients", "perl", "perl_modules", "sub_filter", "ssi", "dav_methods"];
 
-const HTTP_ELSEWHERE_PREFIXES: &[&str] =
-    &["proxy_", "fastcgi_", "uwsgi_", "scgi_", "grpc_", "memcached_", "lua_", "js_", "secure_link", "xslt_", "image_filter"];
+const HTTP_ELSEWHERE_PREFIXES: &[&str] = &[
+    "proxy_",
+    "fastcgi_",
+    "uwsgi_",
+    "scgi_",
+    "grpc_",
+    "memcached_",
+    "lua_",
+    "js_",
+    "secure_link",
+    "xslt_",
+    "image_filter",
+];
 
 #[cfg(test)]
 mod tests {

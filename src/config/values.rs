@@ -116,10 +116,8 @@ pub fn server_name(text: &str) -> Result<ServerName, String> {
         (_, _, Some(end)) if !end.is_empty() => ServerName::Domain(format!(".{end}")),
         _ => ServerName::Exact(name.clone()),
     };
-    let (ServerName::Exact(inner)
-    | ServerName::Suffix(inner)
-    | ServerName::Prefix(inner)
-    | ServerName::Domain(inner)) = &kind
+    let (ServerName::Exact(inner) | ServerName::Suffix(inner) | ServerName::Prefix(inner) | ServerName::Domain(inner)) =
+        &kind
     else {
         return Ok(kind);
     };
