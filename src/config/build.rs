@@ -72,13 +72,19 @@ impl Config {
 }
 
 fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Config, Problem> {
-    let warnings = verify(tree, &read_words)?;
     let root = Scope::root(&tree.directives);
+    let rtmp = root.own("rtmp").next();
+    // Formats may be used before they are written; an error in one is told when its turn comes.
+    let formats = log_formats(rtmp);
+    let known = formats.as_deref().unwrap_or_default();
+    let warnings = verify(tree, &|directive, context| match directive.name.text.as_str() {
+        "access_log" if formats.is_ok() => log_line(directive, known).map(drop),
+        _ => read_words(directive, context, resolve),
+    })?;
+    let log_formats = formats?;
     let paths = Paths { prefix: prefix.to_owned(), conf: path.parent().unwrap_or(Path::new("")).to_owned() };
     let process = process(&root, &paths)?;
-    let rtmp = root.own("rtmp").next();
     let inner = root.inside(rtmp);
-    let log_formats = log_formats(rtmp)?;
     let mut builder = Builder { paths, resolve, log_formats, warnings };
     let limits = limits(&inner, rtmp)?;
     let mut servers = Vec::new();
@@ -88,6 +94,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         servers.push(server);
     }
     agree(&mut servers, &listens)?;
+    share_port(&mut servers, &listens);
     name(&mut servers);
     let http = tree.directives.iter().find(|directive| directive.name.text == "http");
     let mut warnings = builder.warnings;
@@ -111,10 +118,9 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
 }
 
 /// Reads what the table cannot check by type, so that errors come in the order of the file.
-fn read_words(directive: &Directive, context: Contexts) -> Result<(), Problem> {
+fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Result<(), Problem> {
     match (directive.name.text.as_str(), context) {
-        // Names are resolved later: not twice.
-        ("listen", Contexts::SERVER) => listen(directive, |_| Some(Ipv4Addr::UNSPECIFIED.into())).map(drop),
+        ("listen", Contexts::SERVER) => listen(directive, resolve).map(drop),
         ("server_name", Contexts::SERVER) => server_names(directive).map(drop),
         ("allow" | "deny", _) => access_rule(directive).map(drop),
         ("error_log", _) => error_log(directive).map(drop),
@@ -122,6 +128,40 @@ fn read_words(directive: &Directive, context: Contexts) -> Result<(), Problem> {
         ("connection_rate", _) => connection_rate(Some(directive)).map(drop),
         ("duplicate_publisher", _) => duplicate_publisher(Some(directive)).map(drop),
         ("publish_key", _) => publish_key(directive).map(drop),
+        ("push" | "pull", _) => relay(directive),
+        _ => Ok(()),
+    }
+}
+
+/// The `key=value` words of a relay. X and P take more URLs there, which are told by their punctuation.
+fn relay(directive: &Directive) -> Result<(), Problem> {
+    let name = directive.name.text.as_str();
+    let mut is_static = None;
+    let mut has_name = false;
+    for word in directive.args.iter().skip(1) {
+        let key = word.text.split('=').next().unwrap_or_default();
+        if !key.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
+            continue;
+        }
+        let Some(known) = RELAY_KEYS.iter().find(|known| known.eq_ignore_ascii_case(key)) else {
+            let meant = nearest(key, RELAY_KEYS.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+            let all = format!("it is one of: {}", RELAY_KEYS.join(", "));
+            // The spelling is the module's.
+            return Err(Problem::at_word(format!("\"{name}\" directive unsuppored parameter"), directive, word)
+                .help(meant.unwrap_or(all)));
+        };
+        match *known {
+            "static" => is_static = Some(word),
+            "name" => has_name = true,
+            _ => {}
+        }
+    }
+    match is_static {
+        Some(word) if name == "push" => Err(Problem::at_word("static push is not allowed", directive, word)),
+        Some(word) if !has_name => {
+            let message = "stream name missing in static pull declaration";
+            Err(Problem::at_word(message, directive, word).help("add `name=STREAM`"))
+        }
         _ => Ok(()),
     }
 }
@@ -416,6 +456,25 @@ fn log_formats(rtmp: Option<&Directive>) -> Result<Vec<Arc<LogFormat>>, Problem>
     Ok(formats)
 }
 
+/// The name of the format of one `access_log`.
+fn log_line<'a>(directive: &'a Directive, formats: &[Arc<LogFormat>]) -> Result<&'a str, Problem> {
+    // X's and P's `trunc=` may stand after the format or in its place.
+    let mut words = directive.args.iter().skip(1).filter(|word| !word.text.starts_with("trunc="));
+    let format = words.next();
+    if words.next().is_some() {
+        return Err(Problem::at("invalid number of arguments in \"access_log\" directive", directive));
+    }
+    let Some(format) = format.filter(|_| directive.args.first().is_some_and(|path| path.text != "off")) else {
+        return Ok("combined");
+    };
+    if formats.iter().any(|known| known.name == format.text) {
+        return Ok(&format.text);
+    }
+    let meant = nearest(&format.text, formats.iter().map(|known| known.name.as_str()));
+    Err(Problem::at_word(format!("unknown log format \"{}\"", format.text), directive, format)
+        .maybe_help(meant.map(|meant| format!("did you mean `{meant}`?"))))
+}
+
 /// A `listen` as it was written, for the errors of [`agree`].
 struct Written<'a> {
     server: usize,
@@ -512,8 +571,8 @@ impl Builder {
             ack_window: clamp("ack_window", 1, i32::MAX as u32),
             chunk_size: clamp("chunk_size", MIN_CHUNK_SIZE, MAX_CHUNK_SIZE),
             max_message: scope.size("max_message").clamp(1, MAX_MESSAGE),
-            out_queue: (scope.number("out_queue") as usize).max(1),
-            out_cork: scope.written("out_cork").and_then(values::number).and_then(|n| usize::try_from(n).ok()),
+            out_queue: scope.size("out_queue").clamp(1, MAX_QUEUE),
+            out_cork: scope.written("out_cork").map(|_| scope.size("out_cork")),
             play_time_fix: scope.flag("play_time_fix"),
             publish_time_fix: scope.flag("publish_time_fix"),
             so_keepalive: scope.flag("so_keepalive"),
@@ -545,26 +604,11 @@ impl Builder {
             return Ok(vec![AccessLog { target, format: self.combined(), is_written: false }]);
         };
         let mut logs = Vec::new();
-        for directive in lines.iter().filter(|line| !is_off(line)) {
-            let Some((path, options)) = directive.args.split_first() else { continue };
-            let mut format = "combined";
-            for (index, word) in options.iter().enumerate() {
-                match index {
-                    _ if word.text.starts_with("trunc=") => {}
-                    0 => format = &word.text,
-                    _ => return Err(Problem::at_word(format!("invalid parameter \"{}\"", word.text), directive, word)),
-                }
-            }
-            let Some(format) = self.format(format) else {
-                let word = options.first().unwrap_or(path);
-                let meant = nearest(format, self.log_formats.iter().map(|format| format.name.as_str()));
-                return Err(Problem::at_word(format!("unknown log format \"{format}\""), directive, word)
-                    .maybe_help(meant.map(|meant| format!("did you mean `{meant}`?"))));
-            };
-            if !is_elsewhere(&path.text) {
-                let target = values::log_target(&path.text, |text| self.paths.prefix.join(text));
-                logs.push(AccessLog { target, format, is_written: true });
-            }
+        for directive in &lines {
+            let format = self.format(log_line(directive, &self.log_formats)?).unwrap_or_else(|| self.combined());
+            let Some(path) = directive.args.first().filter(|word| !is_elsewhere(&word.text)) else { continue };
+            let target = values::log_target(&path.text, |text| self.paths.prefix.join(text));
+            logs.push(AccessLog { target, format, is_written: true });
         }
         Ok(if lines.iter().any(|line| is_off(line)) { Vec::new() } else { logs })
     }
@@ -593,6 +637,10 @@ fn listen(directive: &Directive, resolve: Resolve) -> Result<(Listen, Option<Str
     let words: Vec<&str> = directive.args.iter().map(|word| word.text.as_str()).collect();
     values::listen(&words, resolve).map_err(|(message, index)| {
         let word = directive.args.get(index).unwrap_or(&directive.name);
+        if index > 0 && directives::find(&word.text, Contexts::SERVER).is_some() {
+            let help = format!("`{}` is a directive itself: is a `;` missing before it?", word.text);
+            return Problem::at_word(message, directive, word).help(help);
+        }
         let option = word.text.split('=').next().unwrap_or_default();
         let meant = (index > 0).then(|| nearest(option, LISTEN_OPTIONS.iter().copied())).flatten();
         let meant = meant.filter(|meant| *meant != option).map(|meant| format!("did you mean `{meant}`?"));
@@ -758,6 +806,29 @@ fn agree(servers: &mut [Server], written: &[Written<'_>]) -> Result<(), Problem>
     Ok(())
 }
 
+/// `listen 1935; listen [::]:1935;`: two sockets on one port, so the second must leave IPv4 to the first.
+/// nginx fails to bind here unless `ipv6only=on` is written.
+fn share_port(servers: &mut [Server], written: &[Written<'_>]) {
+    let tcp = |listen: &Listen| match &listen.address {
+        ListenAddress::Tcp(address) if address.ip().is_unspecified() => Some(*address),
+        _ => None,
+    };
+    let all = servers.iter().flat_map(|server| &server.listens).filter_map(tcp);
+    let with_ipv4: Vec<u16> = all.filter(SocketAddr::is_ipv4).map(|address| address.port()).collect();
+    let says = |directive: &Directive| directive.args.iter().any(|word| word.text.starts_with("ipv6only="));
+    let said: Vec<ListenAddress> = written
+        .iter()
+        .filter(|written| says(written.directive))
+        .filter_map(|written| Some(servers.get(written.server)?.listens.get(written.index)?.address.clone()))
+        .collect();
+    for listen in servers.iter_mut().flat_map(|server| &mut server.listens) {
+        let shares = tcp(listen).is_some_and(|address| address.is_ipv6() && with_ipv4.contains(&address.port()));
+        if shares && !said.contains(&listen.address) {
+            listen.ipv6only = true;
+        }
+    }
+}
+
 /// Gives each server the id that its streams are known by. Servers share one only where `serverid` says so.
 fn name(servers: &mut [Server]) {
     let mut taken: Vec<String> = servers.iter().map(|server| server.id.clone()).collect();
@@ -786,11 +857,34 @@ const MAX_CHUNK_STREAMS: u32 = 65_600;
 /// RTMP's message length has 24 bits.
 const MAX_MESSAGE: usize = 0xff_ffff;
 
+/// Messages waiting for one player; what bounds memory are bytes and seconds.
+const MAX_QUEUE: usize = 1 << 20;
+
 /// What `buffer on` gathers: about what a corked queue of the family holds.
 const BUFFER_ON: Duration = Duration::from_millis(350);
 
 /// In the family the value of `buffer` is only compared with 0, so large ones are written without harm.
 const MAX_BUFFER: Duration = Duration::from_secs(1);
+
+/// Of A, S and W, then of X and P.
+const RELAY_KEYS: &[&str] = &[
+    "app",
+    "name",
+    "tcurl",
+    "pageurl",
+    "swfurl",
+    "flashver",
+    "playpath",
+    "live",
+    "start",
+    "stop",
+    "static",
+    "servername",
+    "domain",
+    "pargs",
+    "referer",
+    "user_agent",
+];
 
 const LEVELS: &[&str] = &["emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"];
 
@@ -1120,6 +1214,23 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_takes_ipv4_too_unless_somebody_else_does() {
+        let only = |text: &str| {
+            let config = load(&format!("rtmp {{ server {{ {text} }} }}"));
+            let listens = config.servers[0].listens.iter();
+            listens.filter(|listen| listen.address.to_string().starts_with('[')).all(|listen| listen.ipv6only)
+        };
+        assert!(!only("listen [::]:1935;"));
+        assert!(only("listen 1935; listen [::]:1935;"));
+        assert!(only("listen [::]:1935 ipv6only=on;"));
+        assert!(!only("listen 1935; listen [::]:1935 ipv6only=off;"));
+        assert!(!only("listen 1936; listen [::]:1935;"));
+        let config = load("rtmp { server { listen [::]:1935; } server { listen 127.0.0.1:1935; } }");
+        assert_eq!(config.endpoints().len(), 1);
+        assert_eq!(config.endpoints()[0].server_for(Some("::ffff:127.0.0.1".parse().unwrap()), None).index, 1);
+    }
+
+    #[test]
     fn listens_on_one_address_must_agree() {
         let two = |one: &str, two: &str| format!("rtmp {{ server {{ {one} }} server {{ {two} }} }}");
         load(&two("listen 1935 backlog=5;", "listen 1935;"));
@@ -1149,6 +1260,14 @@ mod tests {
         check_error(
             "rtmp { server { listen 443 ssl; ssl_certificate c; } }",
             "no \"ssl_certificate_key\" is defined for the \"ssl_certificate\" directive",
+        );
+    }
+
+    #[test]
+    fn relays_of_every_fork_are_read() {
+        load_inside(
+            "push 127.0.0.1; push rtmp://192.0.2.1/a name=x tcUrl=rtmp://h/a live=1;
+             pull rtmp://192.0.2.1/a static name=x; pull http://192.0.2.1:80/a http://192.0.2.2/a?b=c app=core;",
         );
     }
 
@@ -1227,6 +1346,9 @@ mod tests {
             ("allow a publish 192.0.2.1;", "invalid number of arguments in \"allow\" directive"),
             ("application a { application b { } }", "\"application\" directive is not allowed here"),
             ("application a { recorder b { live on; } }", "\"live\" directive is not allowed here"),
+            ("application a { push 127.0.0.1 static; }", "static push is not allowed"),
+            ("application a { pull 127.0.0.1 static; }", "stream name missing in static pull declaration"),
+            ("application a { pull 127.0.0.1 foo=1; }", "\"pull\" directive unsuppored parameter"),
             // nginx names the word before the bad one.
             ("application a { allow publish 192.0.2; }", "invalid parameter \"192.0.2\""),
             // nginx takes the first in silence.
@@ -1287,6 +1409,10 @@ mod tests {
         check_help(&inside("live on\nhls on;"), "is a `;` missing at the end of line 2?");
         check_help(&inside("live on"), "is a `;` missing at the end of line 2?");
         check_help(&inside("live on hls on;"), "`hls` is a directive itself: is a `;` missing before it?");
+        check_help(
+            &inside("listen 1935 chunk_size 4096;"),
+            "`chunk_size` is a directive itself: is a `;` missing before it?",
+        );
         check_help("worker_processes 1\nevents { }", "is a `;` missing at the end of line 1?");
         check_help("rtmp { server {", "the `server` block of line 1 is not closed");
         check_help("user 'a;\n", "the quote opened in line 1 is never closed");
@@ -1461,6 +1587,22 @@ mod tests {
         #[test]
         fn no_bytes_make_loading_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             let _ = Config::parse("x", &bytes);
+        }
+
+        #[test]
+        fn no_change_of_a_real_file_makes_loading_panic(
+            which in 0..4_usize,
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+            len in 0..40_usize,
+            insert in "[a-z0-9;{}#\"'\\\\$ \n]{0,4}",
+        ) {
+            let name = ["document_a.conf", "document_b.conf", "document_c.conf", "document_d.conf"][which];
+            let mut bytes = std::fs::read(fixture(name)).unwrap();
+            let from = at.index(bytes.len());
+            let to = (from + len).min(bytes.len());
+            bytes.splice(from..to, insert.bytes());
+            let _ = Config::parse("x", &bytes);
+            let _ = check::report(&syntax::parse("x", &bytes)).to_string();
         }
 
         #[test]

@@ -286,7 +286,8 @@ pub struct Listen {
     pub backlog: i32,
     pub reuseport: bool,
     pub so_keepalive: Option<Keepalive>,
-    /// For IPv6 only; nginx's default is on: `[::]` does not take IPv4.
+    /// False: `[::]` takes IPv4 too, as nginx-rtmp has it (nginx's own http says the opposite). Where the same port is
+    /// also listened on for `0.0.0.0`, loading makes this true unless the file says otherwise.
     pub ipv6only: bool,
     pub rcvbuf: Option<usize>,
     pub sndbuf: Option<usize>,
@@ -306,7 +307,7 @@ impl Listen {
             backlog: BACKLOG,
             reuseport: false,
             so_keepalive: None,
-            ipv6only: true,
+            ipv6only: false,
             rcvbuf: None,
             sndbuf: None,
             default_server: false,
@@ -590,7 +591,10 @@ impl Config {
     /// It listens on `0.0.0.0` and `[::]` with two sockets, so that a machine without IPv6 loses only the second:
     /// whoever binds decides that.
     pub fn built_in(options: BuiltIn) -> Self {
-        let listen = |ip: IpAddr| Listen::new(ListenAddress::Tcp(SocketAddr::new(ip, options.port)));
+        let listen = |ip: IpAddr| {
+            let address = ListenAddress::Tcp(SocketAddr::new(ip, options.port));
+            Listen { ipv6only: ip.is_ipv6(), ..Listen::new(address) }
+        };
         let application = Application {
             name: "live".to_owned(),
             live: true,
@@ -627,18 +631,15 @@ impl Config {
         let mut groups: Vec<Endpoint> = Vec::new();
         for server in &self.servers {
             for listen in &server.listens {
-                let group = match groups.iter_mut().position(|group| group.listen.address == listen.address) {
-                    Some(index) => index,
-                    None => {
-                        groups.push(Endpoint { listen: listen.clone(), servers: Vec::new(), folded: BTreeMap::new() });
-                        groups.len() - 1
-                    }
+                let Some(group) = groups.iter_mut().find(|group| group.listen.address == listen.address) else {
+                    let servers = vec![Arc::clone(server)];
+                    groups.push(Endpoint { listen: listen.clone(), servers, folded: BTreeMap::new() });
+                    continue;
                 };
-                let group = &mut groups[group];
                 if listen.default_server {
                     group.listen.default_server = true;
                     group.servers.insert(0, Arc::clone(server));
-                } else if !group.servers.iter().any(|known| known.index == server.index) {
+                } else {
                     group.servers.push(Arc::clone(server));
                 }
             }
@@ -701,7 +702,8 @@ impl Endpoint {
     fn covers(&self, other: &Self) -> bool {
         match (&self.listen.address, &other.listen.address) {
             (ListenAddress::Tcp(all), ListenAddress::Tcp(one)) => {
-                all.ip().is_unspecified() && all.port() == one.port() && all.is_ipv4() == one.is_ipv4()
+                let takes_both = all.is_ipv6() && !self.listen.ipv6only;
+                all.ip().is_unspecified() && all.port() == one.port() && (takes_both || all.is_ipv4() == one.is_ipv4())
             }
             _ => false,
         }
