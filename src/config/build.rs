@@ -1,6 +1,5 @@
 //! The tree and the table to the structs of [`super`].
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -11,13 +10,14 @@ use super::access::{Rule, parse_network};
 use super::check::{self, Verdict};
 use super::diagnose::{Problem, nearest};
 use super::directives::{self, Contexts};
+use super::hosts::{self, Written};
 use super::syntax::{self, Directive, Disk, Place, Tree, Word};
 use super::values::{self, Resolve};
 use super::verify::verify;
 use super::{
-    Access, AccessLog, Action, Application, Config, ConfigError, DEFAULT_SERVER_ID, DuplicatePublisher, ErrorLog,
-    ErrorLogFormat, Level, Limits, Listen, ListenAddress, Live, LogFormat, LogTarget, Meta, Notice, PerAddress,
-    Process, PublishKey, RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
+    Access, AccessLog, Action, Application, Config, ConfigError, DuplicatePublisher, ErrorLog, ErrorLogFormat, Level,
+    Limits, Listen, ListenAddress, Live, LogFormat, LogTarget, Meta, Notice, PerAddress, Process, PublishKey,
+    RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
 /// What the command line says about a configuration file.
@@ -93,9 +93,9 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         let server = builder.server(servers.len(), &inner.inside(Some(directive)), &mut listens)?;
         servers.push(server);
     }
-    agree(&mut servers, &listens)?;
-    share_port(&mut servers, &listens);
-    name(&mut servers);
+    hosts::agree(&mut servers, &listens)?;
+    hosts::share_port(&mut servers, &listens);
+    hosts::name(&mut servers);
     let http = tree.directives.iter().find(|directive| directive.name.text == "http");
     let mut warnings = builder.warnings;
     if servers.is_empty() {
@@ -475,14 +475,6 @@ fn log_line<'a>(directive: &'a Directive, formats: &[Arc<LogFormat>]) -> Result<
         .maybe_help(meant.map(|meant| format!("did you mean `{meant}`?"))))
 }
 
-/// A `listen` as it was written, for the errors of [`agree`].
-struct Written<'a> {
-    server: usize,
-    /// Its index in the server's list.
-    index: usize,
-    directive: &'a Directive,
-}
-
 struct Builder {
     paths: Paths,
     resolve: Resolve,
@@ -769,78 +761,6 @@ fn access_rule(directive: &Directive) -> Result<Rule, Problem> {
             .help("it takes an address, a network like 192.0.2.0/24, or `all`")
     })?;
     Ok(Rule { allow: directive.name.text == "allow", action, network })
-}
-
-/// The same address in several servers: virtual hosts on one socket, so the options must be the same. One server may
-/// write them and the others leave them out.
-fn agree(servers: &mut [Server], written: &[Written<'_>]) -> Result<(), Problem> {
-    let mut sockets: HashMap<ListenAddress, (Listen, usize, bool)> = HashMap::new();
-    for Written { server, index, directive } in written {
-        let Some(listen) = servers.get(*server).and_then(|server| server.listens.get(*index)) else { continue };
-        let options = Listen { default_server: false, ..listen.clone() };
-        let is_bare = options == Listen::new(listen.address.clone());
-        let Some((known, last_server, has_default)) = sockets.get_mut(&listen.address) else {
-            sockets.insert(listen.address.clone(), (options, *server, listen.default_server));
-            continue;
-        };
-        let error = |what: &str| Err(Problem::at(format!("{what} {}", listen.address), directive));
-        if *last_server == *server {
-            return error("a duplicate listen");
-        }
-        if *has_default && listen.default_server {
-            return error("a duplicate default server for");
-        }
-        if *known == Listen::new(known.address.clone()) {
-            *known = options;
-        } else if !is_bare && *known != options {
-            return error("duplicate listen options for");
-        }
-        *last_server = *server;
-        *has_default |= listen.default_server;
-    }
-    for listen in servers.iter_mut().flat_map(|server| &mut server.listens) {
-        if let Some((options, ..)) = sockets.get(&listen.address) {
-            *listen = Listen { default_server: listen.default_server, ..options.clone() };
-        }
-    }
-    Ok(())
-}
-
-/// `listen 1935; listen [::]:1935;`: two sockets on one port, so the second must leave IPv4 to the first.
-/// nginx fails to bind here unless `ipv6only=on` is written.
-fn share_port(servers: &mut [Server], written: &[Written<'_>]) {
-    let tcp = |listen: &Listen| match &listen.address {
-        ListenAddress::Tcp(address) if address.ip().is_unspecified() => Some(*address),
-        _ => None,
-    };
-    let all = servers.iter().flat_map(|server| &server.listens).filter_map(tcp);
-    let with_ipv4: Vec<u16> = all.filter(SocketAddr::is_ipv4).map(|address| address.port()).collect();
-    let says = |directive: &Directive| directive.args.iter().any(|word| word.text.starts_with("ipv6only="));
-    let said: Vec<ListenAddress> = written
-        .iter()
-        .filter(|written| says(written.directive))
-        .filter_map(|written| Some(servers.get(written.server)?.listens.get(written.index)?.address.clone()))
-        .collect();
-    for listen in servers.iter_mut().flat_map(|server| &mut server.listens) {
-        let shares = tcp(listen).is_some_and(|address| address.is_ipv6() && with_ipv4.contains(&address.port()));
-        if shares && !said.contains(&listen.address) {
-            listen.ipv6only = true;
-        }
-    }
-}
-
-/// Gives each server the id that its streams are known by. Servers share one only where `serverid` says so.
-fn name(servers: &mut [Server]) {
-    let mut taken: Vec<String> = servers.iter().map(|server| server.id.clone()).collect();
-    for server in servers.iter_mut().filter(|server| server.id.is_empty()) {
-        let first = server.names.iter().find_map(|name| match name {
-            ServerName::Exact(name) if !name.is_empty() && name != "_" => Some(name.as_str()),
-            _ => None,
-        });
-        let wanted = first.unwrap_or(DEFAULT_SERVER_ID).to_owned();
-        server.id = if taken.contains(&wanted) { format!("{wanted}-{}", server.index) } else { wanted };
-        taken.push(server.id.clone());
-    }
 }
 
 /// The family's default access log.
@@ -1167,84 +1087,6 @@ mod tests {
         assert_eq!(load("").process.error_logs[0].target, LogTarget::Stderr);
         let target = load("daemon on;").process.error_logs[0].target.clone();
         assert_eq!(target, LogTarget::File(PathBuf::from("./logs/error.log")));
-    }
-
-    #[test]
-    fn servers_on_one_address_are_virtual_hosts() {
-        let config = load(
-            "rtmp {
-               server { listen 1935; server_name a.example www.a.example; }
-               server { listen 1935 backlog=64 default_server; server_name *.b.example; }
-               server { listen 1935; server_name c.*; }
-               server { listen 1935; server_name ~^d\\d+\\. .e.example; } }",
-        );
-        let endpoints = config.endpoints();
-        let [endpoint] = endpoints.as_slice() else { panic!("{endpoints:?}") };
-        assert_eq!(endpoint.listen.backlog, 64);
-        for (host, index) in [
-            ("a.example", 0),
-            ("WWW.A.example", 0),
-            ("x.b.example", 1),
-            ("b.example", 1),
-            ("c.example", 2),
-            ("d12.example", 3),
-            ("e.example", 3),
-            ("x.e.example", 3),
-            ("unknown", 1),
-        ] {
-            assert_eq!(endpoint.server_for(None, Some(host)).index, index, "{host}");
-        }
-        assert_eq!(endpoint.server_for(None, None).index, 1);
-        let ids: Vec<&str> = config.servers.iter().map(|server| server.id.as_str()).collect();
-        assert_eq!(ids, ["a.example", "default", "default-2", "default-3"]);
-    }
-
-    #[test]
-    fn an_address_below_the_wildcard_shares_its_socket() {
-        let config = load(
-            "rtmp { server { listen 1935; } server { listen 127.0.0.1:1935; }
-               server { listen 192.0.2.1:1935 bind; } server { listen [::]:1935; } }",
-        );
-        let endpoints = config.endpoints();
-        let addresses: Vec<String> = endpoints.iter().map(|e| e.listen.address.to_string()).collect();
-        assert_eq!(addresses, ["0.0.0.0:1935", "[::]:1935", "192.0.2.1:1935"]);
-        let server = |ip: &str| endpoints[0].server_for(Some(ip.parse().unwrap()), None).index;
-        assert_eq!(server("127.0.0.1"), 1);
-        assert_eq!(server("192.0.2.7"), 0);
-    }
-
-    #[test]
-    fn ipv6_takes_ipv4_too_unless_somebody_else_does() {
-        let only = |text: &str| {
-            let config = load(&format!("rtmp {{ server {{ {text} }} }}"));
-            let listens = config.servers[0].listens.iter();
-            listens.filter(|listen| listen.address.to_string().starts_with('[')).all(|listen| listen.ipv6only)
-        };
-        assert!(!only("listen [::]:1935;"));
-        assert!(only("listen 1935; listen [::]:1935;"));
-        assert!(only("listen [::]:1935 ipv6only=on;"));
-        assert!(!only("listen 1935; listen [::]:1935 ipv6only=off;"));
-        assert!(!only("listen 1936; listen [::]:1935;"));
-        let config = load("rtmp { server { listen [::]:1935; } server { listen 127.0.0.1:1935; } }");
-        assert_eq!(config.endpoints().len(), 1);
-        assert_eq!(config.endpoints()[0].server_for(Some("::ffff:127.0.0.1".parse().unwrap()), None).index, 1);
-    }
-
-    #[test]
-    fn listens_on_one_address_must_agree() {
-        let two = |one: &str, two: &str| format!("rtmp {{ server {{ {one} }} server {{ {two} }} }}");
-        load(&two("listen 1935 backlog=5;", "listen 1935;"));
-        load(&two("listen 1935;", "listen 1935 backlog=5;"));
-        load(&two("listen 1935 backlog=5;", "listen 1935 backlog=5 default_server;"));
-        check_error(
-            &two("listen 1935 backlog=5;", "listen 1935 backlog=6;"),
-            "duplicate listen options for 0.0.0.0:1935",
-        );
-        check_error(&two("listen 1935; listen *:1935;", ""), "a duplicate listen 0.0.0.0:1935");
-        check_error(
-            &two("listen 1935 default;", "listen 1935 default_server;"),
-            "a duplicate default server for 0.0.0.0:1935",
-        );
     }
 
     #[test]
