@@ -546,7 +546,7 @@ impl ServerSession {
         }
         match DataMessage::parse(kind, &payload) {
             Ok(DataMessage::Metadata(payload)) => self.metadata(msid, time, payload),
-            Ok(DataMessage::Event(payload)) => self.events.push_back(ServerEvent::Data { msid, time, payload }),
+            Ok(DataMessage::Event { payload, .. }) => self.events.push_back(ServerEvent::Data { msid, time, payload }),
             Ok(DataMessage::Nothing) => {}
             // nginx-rtmp goes on after metadata it cannot read, and so do encoders that send such.
             Err(_) => self.counters.bad_data += 1,
