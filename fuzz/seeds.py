@@ -228,15 +228,32 @@ seed("session", "play", b"\0" + pieces + chunk(3, 20, 0, connect_obs) + chunk(3,
      + chunk(2, 4, 0, b"\x00\x03\x00\x00\x00\x01\x00\x00\x0b\xb8"))
 seed("session", "raw", b"\1" + pieces + b"\x03" + bytes(1536) + bytes(1536) + session)
 seed("session", "amf3", b"\0" + pieces + chunk(3, 17, 0, b"\0" + connect_obs) + chunk(3, 17, 0, b"\0" + create_stream))
+seed("session", "ops-publish", bytes([16]) + pieces + bytes([0, 4, 0, 1, 8, 0, 3, 13, 0, 19, 1, 1, 18, 1, 0, 17, 1, 1, 21, 1, 3, 9, 1, 0,
+                                                                8, 0, 1]))
+seed("session", "ops-play", bytes([16]) + pieces + bytes([0, 4, 0, 1, 8, 0, 5, 13, 0, 22, 1, 9, 11, 1, 1, 12, 1, 5, 13, 1, 0, 7, 1, 0, 8, 0, 1]))
+seed("session", "ops-refused", bytes([16 | 4 | 8]) + pieces + bytes([0, 4, 0, 1, 8, 0, 1, 8, 0, 3, 13, 0, 5, 14, 0]))
 
 result = string("_result") + number(1) + obj(("fmsVer", string("FMS/3,0,1,123"))) + obj(
     ("level", string("status")), ("code", string("NetConnection.Connect.Success")))
-created = string("_result") + number(4) + NULL + number(1)
-started = string("onStatus") + number(0) + NULL + obj(("level", string("status")), ("code", string("NetStream.Publish.Start")))
+
+
+def created(transaction):
+    return string("_result") + number(transaction) + NULL + number(1)
+
+
+def started(what):
+    return string("onStatus") + number(0) + NULL + obj(("level", string("status")), ("code", string(f"NetStream.{what}.Start")))
+
+
 reconnect = string("onStatus") + number(0) + NULL + obj(
     ("level", string("status")), ("code", string("NetConnection.Connect.ReconnectRequest")), ("tcUrl", string("//h/app")))
 server = (chunk(2, 5, 0, struct.pack(">I", 2_500_000)) + chunk(2, 6, 0, struct.pack(">IB", 2_500_000, 2))
           + chunk(2, 1, 0, struct.pack(">I", 4096)) + chunk(3, 20, 0, result, size=4096))
-for mode in range(4):
-    seed("client_session", f"answers-{mode}", bytes([mode]) + pieces + server + chunk(3, 20, 0, created)
-         + chunk(5, 20, 1, started) + chunk(3, 20, 0, reconnect) + chunk(2, 4, 0, b"\x00\x06\x00\x00\x00\x07"))
+for mode, transaction, what in [(0, 4, "Publish"), (2, 2, "Play")]:
+    begin = bytes([mode]) + pieces + server + chunk(3, 20, 0, created(transaction), size=4096)
+    begin += chunk(5, 20, 1, started(what), size=4096)
+    media = chunk(4, 8, 1, b"\xaf\x01\x21", 40) + chunk(6, 9, 1, b"\x17\x01\x00\x00\x00\x01", 40)
+    data = chunk(4, 18, 1, string("onMetaData") + ecma(20, *meta_values), size=4096)
+    seed("client_session", f"{what.lower()}-answers", begin + chunk(3, 20, 0, reconnect, size=4096)
+         + chunk(2, 4, 0, b"\x00\x06\x00\x00\x00\x07") + data + media + chunk(2, 4, 0, b"\x00\x01\x00\x00\x00\x01"))
+seed("client_session", "raw", bytes([1]) + pieces + b"\x03" + bytes(2 * 1536) + server)

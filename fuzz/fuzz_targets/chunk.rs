@@ -60,12 +60,7 @@ fn read(bytes: &[u8], sizes: &[usize], obey: bool) -> (Vec<Message>, Option<Chun
     feed(&mut reader(), bytes, sizes, obey)
 }
 
-fn feed(
-    reader: &mut ChunkReader,
-    bytes: &[u8],
-    sizes: &[usize],
-    obey: bool,
-) -> (Vec<Message>, Option<ChunkError>) {
+fn feed(reader: &mut ChunkReader, bytes: &[u8], sizes: &[usize], obey: bool) -> (Vec<Message>, Option<ChunkError>) {
     let (mut messages, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
     while !rest.is_empty() {
         let (mut piece, after) = rest.split_at(rest.len().min(*sizes.next().expect("endless")));

@@ -14,7 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Vec::new();
     if mode & 2 != 0 {
         if mode & 4 != 0 {
-            ServerHandshake::new([1; 32]).receive(&mut client(mode, layout).1.as_slice(), &mut input).expect("our own C1");
+            ServerHandshake::new([1; 32])
+                .receive(&mut client(mode, layout).1.as_slice(), &mut input)
+                .expect("our own C1");
         } else {
             input = client(mode | 8, layout).1;
         }

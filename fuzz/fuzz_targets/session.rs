@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use livemill::protocol::amf::{Value, encode_all};
+use livemill::protocol::rtmp::chunk::{WireStyle, write};
 use livemill::protocol::rtmp::error::SessionError;
 use livemill::protocol::rtmp::server::{PlayStart, ServerEvent, ServerSession, SessionConfig};
 
@@ -16,7 +18,11 @@ fuzz_target!(|bytes: &[u8]| {
         input.push(3);
         input.resize(1 + 2 * 1536, 0);
     }
-    input.extend_from_slice(rest);
+    if mode & OPS == 0 {
+        input.extend_from_slice(rest)
+    } else {
+        speak(rest, &mut input)
+    }
     let whole = run(mode, &input, &[input.len().max(1)]);
     let sizes = pieces.map(|piece| 1 + 5 * usize::from(piece));
     assert_eq!(whole, run(mode, &input, &sizes));
@@ -27,6 +33,61 @@ const RAW: u8 = 1;
 const REFUSE_CONNECT: u8 = 2;
 const REFUSE_PUBLISH: u8 = 4;
 const REFUSE_PLAY: u8 = 8;
+/// The input is what to say, three bytes a message, and not the message itself.
+const OPS: u8 = 16;
+
+/// Messages as a client might send them, in an order that no client would choose.
+fn speak(ops: &[u8], out: &mut Vec<u8>) {
+    let style = WireStyle { chunk_size: 128, repeat_extended: true };
+    for op in ops.chunks_exact(3).take(300) {
+        let &[what, id, how] = op else { return };
+        let msid = u32::from(id & 3);
+        let number = Value::Number(f64::from(how));
+        let text = |text: &str| Value::String(text.to_owned());
+        let name = || text(["foo", "bar", "", "a/b?k=v"][usize::from(how & 3)]);
+        let command = |name: &str, arguments: Vec<Value>| {
+            let mut values = vec![text(name), Value::Number(f64::from(id >> 2))];
+            values.extend(arguments);
+            encode_all(&values)
+        };
+        let event =
+            |event: u16| [&event.to_be_bytes()[..], &msid.to_be_bytes(), &u32::from(how).to_be_bytes()].concat();
+        let (kind, payload) = match what % 28 {
+            0 => {
+                let app = if how == 255 { Value::Null } else { name() };
+                (20, command("connect", vec![Value::Object(vec![("app".into(), app)])]))
+            }
+            1 | 2 => (20, command("createStream", vec![Value::Null])),
+            3 | 4 => (20, command("publish", vec![Value::Null, name(), text("live")])),
+            5 | 6 => (20, command("play", vec![Value::Null, name(), number])),
+            7 => (20, command("closeStream", vec![Value::Null])),
+            8 => (20, command("deleteStream", vec![Value::Null, Value::Number(f64::from(how & 3))])),
+            9 => (20, command("FCUnpublish", vec![Value::Null, name()])),
+            10 => (20, command("FCPublish", vec![Value::Null, name()])),
+            11 => (20, command("pause", vec![Value::Null, Value::Boolean(how & 1 != 0), number])),
+            12 => (20, command("seek", vec![Value::Null, number])),
+            13 => (20, command("receiveAudio", vec![Value::Null, Value::Boolean(how & 1 != 0)])),
+            14 => (20, command("receiveVideo", vec![Value::Null, Value::Boolean(how & 1 != 0)])),
+            15 => (20, command("releaseStream", vec![Value::Null, name()])),
+            16 => (17, [vec![0], command("getStreamLength", vec![Value::Null, name()])].concat()),
+            17 => (8, vec![0xaf, how, 1, 2]),
+            18 => (9, vec![0x17, how, 0, 0, 0, 1]),
+            19 => (
+                18,
+                encode_all(&[text("@setDataFrame"), text("onMetaData"), Value::EcmaArray(vec![("k".into(), number)])]),
+            ),
+            20 => (18, encode_all(&[text("onTextData"), Value::Object(vec![("text".into(), name())])])),
+            21 => (22, [&[8, 0, 0, how & 7, 0, 0, 0, 0, 0, 0, 0][..], &[0xaf; 7], &[0, 0, 0, 18]].concat()),
+            22 => (4, event(3)),
+            23 => (4, event(u16::from(how & 7))),
+            24 => (5, (u32::from(how) << (id & 15)).to_be_bytes().to_vec()),
+            25 => (3, vec![0, 0, id, how]),
+            26 => (how, vec![id; usize::from(how)]),
+            _ => (2, vec![0, 0, 0, id]),
+        };
+        write(out, style, u32::from(3 + (id >> 6)), u32::from(how) * 40, kind, msid, &payload);
+    }
+}
 
 fn run(mode: u8, input: &[u8], sizes: &[usize]) -> (Vec<ServerEvent>, Option<SessionError>) {
     let mut session = ServerSession::new(Arc::new(SessionConfig::default()), [1; 32]);

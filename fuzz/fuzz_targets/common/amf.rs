@@ -37,7 +37,8 @@ pub fn check(bytes: &[u8], limits: &Limits) {
     assert!(cost.lists <= lists, "{} bytes of lists from {}", cost.lists, bytes.len());
 
     // What has been read can be written, and reads back as the same bytes (values may be NaN, which equals nothing).
-    let wide = Limits { string_bytes: usize::MAX / 2, depth: limits.depth, values: 2 * limits.values, keys: usize::MAX };
+    let wide =
+        Limits { string_bytes: usize::MAX / 2, depth: limits.depth, values: 2 * limits.values, keys: usize::MAX };
     let written = encode_all(&values);
     let again = decode_all(&written, &wide).expect("what we wrote can be read");
     assert_eq!(encode_all(&again), written);
@@ -67,7 +68,12 @@ impl Cost {
                 self.lists += items.capacity() * size_of::<Value>();
                 items.iter().for_each(|item| self.add(item, depth + 1));
             }
-            Value::Number(_) | Value::Boolean(_) | Value::Null | Value::Undefined | Value::Date { .. } | Value::Unsupported => {}
+            Value::Number(_)
+            | Value::Boolean(_)
+            | Value::Null
+            | Value::Undefined
+            | Value::Date { .. }
+            | Value::Unsupported => {}
         }
     }
 
