@@ -17,8 +17,6 @@ use nix::unistd::{self, Gid, Group, Pid, Uid, User};
 use thiserror::Error;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::log::queue::describe;
-
 /// What the operator asks of a running server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -303,6 +301,14 @@ pub enum ProcessError {
          raise it with \"ulimit -n 65536\", LimitNOFILE=65536 or worker_rlimit_nofile"
     )]
     TooFewFiles { limit: u64 },
+}
+
+/// As nginx writes it: `13: Permission denied`.
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => format!("{code}: {}", Errno::from_raw(code).desc()),
+        None => error.to_string(),
+    }
 }
 
 fn check_open_files(limit: u64) -> Result<(), ProcessError> {
