@@ -148,7 +148,11 @@ fn load_options(arguments: &Arguments) -> LoadOptions {
 fn built_in(publish_key: Option<String>, arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = Config::built_in(BuiltIn { publish_key, ..BuiltIn::default() });
     if arguments.globals.is_some() {
-        config.process = load(Path::new("/dev/null"), arguments)?.process;
+        // Directives without a file: what is relative in them is relative to where the server is started.
+        let options = LoadOptions { prefix: Some(PathBuf::from(".")), globals: arguments.globals.clone() };
+        config.process = Config::load(Path::new("/dev/null"), &options)?.process;
+        // A server of one command leaves no file in that place that nobody asked for.
+        config.process.pid = config.process.pid.filter(|_| config.process.pid_is_written);
     }
     apply_error_log(&mut config, arguments);
     Ok(config)

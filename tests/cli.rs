@@ -185,7 +185,7 @@ fn a_server_in_the_foreground_obeys_its_signals() {
 
     let reload = livemill(&["-s", "reload", "-c", site.file()]);
     assert_eq!(reload.status.code(), Some(1), "nobody must take it for a reload");
-    wait_for(&mut log, "reload comes in a later release");
+    wait_for(&mut log, "reload");
 
     assert!(livemill(&["-s", "quit", "-c", site.file()]).status.success());
     assert!(server.wait().unwrap().success());
