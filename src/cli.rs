@@ -75,7 +75,7 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
-    Bench(crate::bench::BenchArgs),
+    Bench(Box<crate::bench::BenchArgs>),
     /// Ask a running server for a handshake; exit 0 if it answers, 1 if not.
     Health {
         /// HOST:PORT; without it the address in the configuration (-c), else 127.0.0.1:1935.
@@ -93,7 +93,7 @@ fn run(args: Vec<OsString>) -> ExitCode {
     let outcome = match &arguments.command {
         Some(Command::Check { file }) => return check(file, &arguments),
         Some(Command::Health { address }) => ask_health(address.as_deref(), &arguments),
-        Some(Command::Bench(bench)) => return crate::bench::command(bench.clone()),
+        Some(Command::Bench(bench)) => return crate::bench::command((**bench).clone()),
         None => run_as_nginx(&arguments),
     };
     match outcome {

@@ -316,8 +316,7 @@ fn check_open_files(limit: u64) -> Result<(), ProcessError> {
 }
 
 /// What `-s reload` is answered with until there is a reload.
-pub const RELOAD_COMES_LATER: &str =
-    "reload comes in a later release: the server keeps the configuration it was started with, and reads its certificates again";
+pub const RELOAD_COMES_LATER: &str = "reload comes in a later release: the server keeps the configuration it was started with, and reads its certificates again";
 /// nginx's words.
 const USER_WITHOUT_ROOT: &str =
     "the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored";
