@@ -4,5 +4,7 @@ pub mod chunk;
 pub mod client;
 pub mod handshake;
 pub mod message;
+pub mod metadata;
 pub mod server;
 pub mod url;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! The page `docs/directives.md` out of the table.
