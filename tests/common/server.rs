@@ -47,19 +47,24 @@ impl TestServer {
     /// `@port@`, `@port2@`, `@port3@` and `@dir@` stand for free ports of 127.0.0.1 and a folder of its own. A line that starts
     /// with `@livemill` goes to livemill only.
     pub fn start(rtmp: &str) -> Self {
-        Self::start_kind(Kind::under_test(), rtmp)
+        Self::start_with_files(rtmp, &[])
+    }
+
+    /// The same with these files beside the configuration.
+    pub fn start_with_files(rtmp: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_kind(Kind::under_test(), rtmp, files)
     }
 
     /// nginx with its RTMP module, whatever is under test.
     pub fn start_nginx(rtmp: &str) -> Self {
-        Self::start_kind(Kind::Nginx, rtmp)
+        Self::start_kind(Kind::Nginx, rtmp, &[])
     }
 
-    fn start_kind(kind: Kind, rtmp: &str) -> Self {
+    fn start_kind(kind: Kind, rtmp: &str, files: &[(&str, &str)]) -> Self {
         let mut refusal = String::new();
         // Another process may take a port between our letting go of it and the server's bind.
         for _ in 0..START_ATTEMPTS {
-            match Self::try_start(kind, rtmp) {
+            match Self::try_start(kind, rtmp, files) {
                 Ok(server) => return server,
                 Err(log) if log.contains("in use") => refusal = log,
                 Err(log) => panic!("{kind:?} did not start:\n{log}"),
@@ -68,7 +73,7 @@ impl TestServer {
         panic!("{kind:?} found no free ports in {START_ATTEMPTS} attempts:\n{refusal}");
     }
 
-    fn try_start(kind: Kind, rtmp: &str) -> Result<Self, String> {
+    fn try_start(kind: Kind, rtmp: &str, files: &[(&str, &str)]) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("livemill-test-").tempdir().expect("a temporary directory");
         for folder in ["logs", "conf"] {
             fs::create_dir(dir.path().join(folder)).expect("a folder in the temporary directory");
@@ -90,6 +95,9 @@ impl TestServer {
             .replace("@dir@", &dir.path().display().to_string());
         let config = dir.path().join("conf/test.conf");
         fs::write(&config, text).expect("the configuration can be written");
+        for (name, contents) in files {
+            fs::write(config.with_file_name(name), contents).expect("a file beside the configuration");
+        }
 
         let mut command = Command::new(binary(kind));
         command.arg("-p").arg(dir.path()).arg("-c").arg(&config);
