@@ -44,16 +44,22 @@ impl Publisher {
 
     /// Starts publishing the file; four times as fast as life, where the client can be told.
     pub fn publish(self, fixture: Fixture, url: &str) -> Running {
-        self.publish_file(fixture, &fixture.path(), url)
+        self.publish_at(fixture, url, "4")
     }
 
-    fn publish_file(self, fixture: Fixture, file: &Path, url: &str) -> Running {
+    /// As fast as life, where the client can be told.
+    pub fn publish_in_real_time(self, fixture: Fixture, url: &str) -> Running {
+        self.publish_at(fixture, url, "1")
+    }
+
+    fn publish_at(self, fixture: Fixture, url: &str, rate: &str) -> Running {
+        let file = fixture.path();
         let name = format!("{self:?} publishing {fixture:?}");
         match self {
             Self::FfmpegDebian | Self::FfmpegNewer => {
                 let mut command =
                     Command::new(if self == Self::FfmpegDebian { ffmpeg_debian() } else { ffmpeg_newer() });
-                command.args(["-nostdin", "-hide_banner", "-loglevel", "info", "-readrate", "4", "-i"]).arg(file);
+                command.args(["-nostdin", "-hide_banner", "-loglevel", "info", "-readrate", rate, "-i"]).arg(file);
                 command.args(["-map", "0", "-c", "copy", "-f", "flv", url]);
                 Running::start(&name, command)
             }
