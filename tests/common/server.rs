@@ -243,14 +243,13 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        if !self.is_alive() {
-            return;
-        }
-        self.signal(Signal::SIGTERM);
-        let child = &mut self.child;
-        if wait::within(END_DEADLINE, || child.try_wait().ok().flatten()).is_none() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if self.is_alive() {
+            self.signal(Signal::SIGTERM);
+            let child = &mut self.child;
+            if wait::within(END_DEADLINE, || child.try_wait().ok().flatten()).is_none() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
         }
         if std::thread::panicking() {
             eprintln_log(&self.log());
