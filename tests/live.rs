@@ -186,8 +186,7 @@ fn a_player_that_fell_behind_goes_on_with_a_keyframe() {
     publisher.peer.request(0, "createStream", &[Amf::Null]);
     let mut before: Option<u32> = None;
     let mut skipped = 0;
-    loop {
-        let Next::Message(message) = player.next(Duration::from_secs(1)) else { break };
+    while let Next::Message(message) = player.next(Duration::from_secs(1)) {
         let Some(number) = avc_frame_number(&message.payload).filter(|_| message.kind == wire::VIDEO) else { continue };
         if before.is_some_and(|before| number != before + 1) {
             assert!(is_keyframe(&message), "after {before:?} comes {number}, which is no keyframe");
@@ -281,7 +280,7 @@ fn frame_numbers(player: &mut RtmpPeer, count: usize) -> Vec<u32> {
 }
 
 fn is_slow_close(line: &str) -> bool {
-    line.contains("live/full") && line.contains("slow") || line.contains("no progress")
+    line.contains("full") && line.contains("slow")
 }
 
 fn ends_within(server: &mut TestServer, deadline: Duration) -> bool {
