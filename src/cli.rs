@@ -7,15 +7,15 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::config::{BuiltIn, Config, ConfigError, LoadOptions, LogTarget, syntax};
-use crate::log::{LogFiles, Logs};
+use crate::log::LogFiles;
 use crate::process::{self, PidFile, Privileges, ProcessError, Signal};
+use crate::server;
 
 pub mod banner;
 pub mod health;
@@ -75,6 +75,7 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
+    Bench(crate::bench::BenchArgs),
     /// Ask a running server for a handshake; exit 0 if it answers, 1 if not.
     Health {
         /// HOST:PORT; without it the address in the configuration (-c), else 127.0.0.1:1935.
@@ -92,6 +93,7 @@ fn run(args: Vec<OsString>) -> ExitCode {
     let outcome = match &arguments.command {
         Some(Command::Check { file }) => return check(file, &arguments),
         Some(Command::Health { address }) => ask_health(address.as_deref(), &arguments),
+        Some(Command::Bench(bench)) => return crate::bench::command(bench.clone()),
         None => run_as_nginx(&arguments),
     };
     match outcome {
@@ -304,7 +306,7 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     let fatal = |error: &dyn std::fmt::Display| say("emerg", &error.to_string());
     warn_all(&config);
     process::tighten_umask();
-    let (_, warning) = process::raise_open_files(config.process.rlimit_nofile).map_err(|error| fatal(&error))?;
+    let (files, warning) = process::raise_open_files(config.process.rlimit_nofile).map_err(|error| fatal(&error))?;
     if let Some(warning) = warning {
         say("alert", &warning);
     }
@@ -316,7 +318,10 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     for warning in logs.warnings() {
         say("warn", warning);
     }
-    let bound = server_seam::bind(&config).map_err(|error| fatal(&error))?;
+    let bound = server::bind(&config).map_err(|error| fatal(&error))?;
+    for warning in &bound.warnings {
+        say("warn", warning);
+    }
     announce(&config);
 
     if config.process.daemon {
@@ -343,50 +348,19 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     if let Some(user) = &privileges.become_user {
         user.assume().map_err(|error| fatal(&error))?;
     }
-    let ended = server_seam::run(Arc::new(config), bound, logs.clone()).map_err(|error| fatal(&error));
+    let ended = server::run(&config, bound, &logs, most_connections(files)).map_err(|error| fatal(&error));
     drop(pid_file);
     logs.flush(LAST_LINES);
     ended
 }
 
-fn privileges(config: &Config) -> Result<Privileges, ProcessError> {
-    Privileges::plan(config.process.user.as_ref().map(|(user, group)| (user.as_str(), group.as_deref())))
+/// How many connections the open-files limit carries: a fifth is kept for logs, relays and what else opens files.
+fn most_connections(files: u64) -> u64 {
+    (files - files / 5).min(MOST_CONNECTIONS)
 }
 
-/// The one place that calls the server. `bind` runs without threads and as whoever started the process; `run` makes its own
-/// runtime on this thread, listens to [`process::Signals`] in it, and returns when the server has ended.
-///
-/// Until the server is there, this stands in for it: it binds, waits for signals and serves nobody.
-mod server_seam {
-    use std::net::TcpListener;
-
-    use super::{Arc, Config, Logs, Signal, io, process};
-    use crate::config::ListenAddress;
-
-    pub(super) fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
-        let addresses = config.endpoints().into_iter().filter_map(|endpoint| match endpoint.listen.address {
-            ListenAddress::Tcp(address) if address.is_ipv4() => Some(address),
-            _ => None,
-        });
-        addresses.map(TcpListener::bind).collect()
-    }
-
-    pub(super) fn run(_: Arc<Config>, _bound: Vec<TcpListener>, logs: Logs) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let mut signals = process::Signals::listen()?;
-            tracing::info!(severity = "notice", version = env!("CARGO_PKG_VERSION"), "started");
-            loop {
-                match signals.next().await {
-                    Signal::Stop | Signal::Quit => break,
-                    Signal::Reload => tracing::warn!("{}", process::RELOAD_COMES_LATER),
-                    Signal::Reopen => logs.reopen(),
-                }
-            }
-            tracing::info!(severity = "notice", "stopped");
-            Ok(())
-        })
-    }
+fn privileges(config: &Config) -> Result<Privileges, ProcessError> {
+    Privileges::plan(config.process.user.as_ref().map(|(user, group)| (user.as_str(), group.as_deref())))
 }
 
 // ---- words ----
@@ -485,6 +459,7 @@ Usage: livemill [-?hvVtTq] [-s signal] [-p prefix]
                 [-e filename] [-c filename] [-g directives] [--open]
        livemill check FILE
        livemill health [--address HOST:PORT] [-c filename]
+       livemill bench [URL] [--players N] [--publishers N] ...
 
 Without -c and -p: a server for RTMP on port 1935 with the application
 \"live\". Who publishes from elsewhere needs the key that is made at the
@@ -508,10 +483,13 @@ Commands:
   check         : report what livemill does with each directive of a file;
                   exits 0 if nothing is lost, 1 if something is, 2 if broken
   health        : ask a running server for a handshake; exits 0 if it answers
+  bench         : put a server under load; livemill bench --help says how
 "
 );
 /// Where nginx looks in a prefix.
 const CONFIG_IN_PREFIX: &str = "conf/nginx.conf";
 const BROKEN: u8 = 2;
+/// Without `max_connections`, however many files may be open.
+const MOST_CONNECTIONS: u64 = 10_000;
 /// A log that does not take its last lines in this time does not get them.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -44,7 +44,8 @@ use crate::{
         proxy,
         rtmp::{
             chunk::WireStyle,
-            server::{ConnectRequest, ServerEvent, ServerSession, SessionConfig, SessionError},
+            error::SessionError,
+            server::{ConnectRequest, PlayStart, ServerEvent, ServerSession},
             url,
             wire::PlayForm,
         },
@@ -183,7 +184,7 @@ impl Connection {
         };
         let server = port.endpoint.server_for(local.map(|local| local.ip()), None);
         let times = Times::new(&house.limits, &server.rtmp);
-        let session = ServerSession::new(session_config(server, &house), rand::random());
+        let session = ServerSession::new(house.session_config(server), rand::random());
         let proxy_header = port.endpoint.listen.proxy_protocol.then(Vec::new);
         let record = SessionRecord {
             connection: id,
@@ -238,7 +239,7 @@ impl Connection {
             self.deadlines.enter(Stage::Handshake, now);
             self.begin_tls();
         }
-        let mut joined;
+        let joined;
         let mut wire = wire;
         if let Some(mut header) = self.proxy_header.take() {
             header.extend_from_slice(wire);
@@ -257,15 +258,16 @@ impl Connection {
                 }
                 Err(error) => return self.end(&format!("PROXY header expected: {error}"), ctx),
             }
-        } else {
-            joined = Vec::new();
         }
         let session = &mut self.session;
         let fed = self.socket.decrypt(wire, |plain| session.receive(plain, now));
         if !self.socket.is_handshaking() {
             self.tls_handshake = None;
         }
-        joined.clear();
+        if self.deadlines.stage() == Stage::Handshake && !self.session.in_handshake() {
+            self.record.milestones.handshake = Some(now);
+            self.deadlines.enter(Stage::Connect, now);
+        }
         match fed {
             Ok(()) => {}
             // What came before the fault still counts: a status may be on its way out, media on its way in.
@@ -347,17 +349,15 @@ impl Connection {
     }
 
     fn act(&mut self, event: ServerEvent, ctx: &mut Context<Self>) -> Flow {
-        let now = self.now();
         match event {
-            ServerEvent::HandshakeDone => {
-                self.record.milestones.handshake = Some(now);
-                self.deadlines.enter(Stage::Connect, now);
-            }
-            ServerEvent::Connect(request) => self.connect(request, ctx),
+            ServerEvent::Connect(request) => self.connect(*request, ctx),
             ServerEvent::Publish { msid, name, kind } => return self.publish(msid, &name, &kind, ctx),
             ServerEvent::Play { msid, name, .. } => return self.play(msid, &name, ctx),
-            ServerEvent::Close { msid } => self.leave(msid),
-            ServerEvent::Pause { msid, paused, .. } => self.pause(msid, paused),
+            ServerEvent::Unpublish { msid } | ServerEvent::CloseStream { msid } => self.leave(msid),
+            ServerEvent::Pause { msid, paused, .. } => {
+                self.queue.pause(paused);
+                self.session.pause_notify(msid, paused);
+            }
             ServerEvent::ReceiveAudio { on, .. } => self.queue.want_audio(on),
             ServerEvent::ReceiveVideo { on, .. } => self.queue.want_video(on),
             // Live streams have one position, and their pace is the publisher's.
@@ -391,8 +391,8 @@ impl Connection {
         record.swf_url = request.swf_url;
         record.page_url = request.page_url;
         record.tc_url.clone_from(&request.tc_url);
-        record.audio_codecs = request.audio_codecs as u32;
-        record.video_codecs = request.video_codecs as u32;
+        record.audio_codecs = request.audio_codecs;
+        record.video_codecs = request.video_codecs;
         let venue = self.house.venue(&server, app).or_else(|| self.house.venue(&server, &target.app));
         let Some(venue) = venue else {
             self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{app}\""));
@@ -401,7 +401,15 @@ impl Connection {
         self.times = Times::new(&self.house.limits, &server.rtmp);
         self.deadlines.enter(Stage::Command, now);
         self.place = Some(Box::new(Place { server, venue, tc_url: request.tc_url, app: request.app }));
-        self.session.accept_connect();
+        let read_on = self.session.accept_connect();
+        self.read_on(read_on, ctx);
+    }
+
+    /// The session goes on with what came while it waited for an answer; that may be wrong, too.
+    fn read_on(&mut self, read_on: Result<(), SessionError>, ctx: &mut Context<Self>) {
+        if let Err(error) = read_on {
+            self.fail(&error, ctx);
+        }
     }
 
     /// What the names in a command mean here.
@@ -423,7 +431,7 @@ impl Connection {
                 let asked = self.ask_to_publish(key.clone(), &venue, ctx);
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
-                        Ok(stream) => connection.begin_publishing(msid, key, stream, &venue, counted),
+                        Ok(stream) => connection.begin_publishing(msid, key, stream, &venue, counted, ctx),
                         Err(refused) => connection.refuse_publish(msid, &refused, ctx),
                     }
                     connection.take_events(ctx);
@@ -495,6 +503,7 @@ impl Connection {
         stream: Addr<LiveStream>,
         venue: &Venue,
         counted: Publishing,
+        ctx: &mut Context<Self>,
     ) {
         let now = self.now();
         info!(connection = self.id, client = %self.client(), stream = %key, "publishing");
@@ -502,8 +511,9 @@ impl Connection {
         self.deadlines.enter(Stage::Publishing, now);
         self.record.milestones.start = Some(now);
         self.record.published = true;
-        self.session.accept_publish(msid);
         self.role = Role::Publisher(Box::new(PublisherRole { msid, key, stream, _counted: counted }));
+        let read_on = self.session.accept_publish(msid);
+        self.read_on(read_on, ctx);
     }
 
     fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
@@ -532,7 +542,8 @@ impl Connection {
             Ok(key) => {
                 let (house, rules, home) = (Arc::clone(&self.house), Arc::clone(&venue.rules), Arbiter::current());
                 let open = OpenStream { key: key.clone(), rules, purpose: Purpose::Play, home };
-                let asked = async move { house.router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from) };
+                let asked =
+                    async move { house.router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from) };
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
                         Ok(stream) => connection.begin_playing(msid, key, stream, venue, ctx),
@@ -562,24 +573,26 @@ impl Connection {
         info!(connection = self.id, client = %self.client(), stream = %key, "playing");
         let live = &venue.application.live_options;
         let caps = self.session.caps();
-        let chunks = WireStyle { chunk_size: self.session.chunk_size(), repeat_extended: live.play_time_fix };
+        let chunks = WireStyle { repeat_extended: live.play_time_fix, ..self.session.wire_style() };
         let form = PlayForm {
             msid,
-            multitrack: caps.multitrack(),
-            enhanced_hevc: caps.video("hvc1"),
+            multitrack: caps.takes_multitrack(),
+            enhanced_hevc: caps.takes_video(*b"hvc1"),
             ..PlayForm::new(chunks, live.interleave)
         };
         self.times.slow_player = live.slow_player_timeout;
         self.deadlines.enter(Stage::Playing, now);
         self.record.milestones.start = Some(now);
         self.record.played = true;
-        self.session.accept_play(msid);
-        self.take_output();
         self.queue.configure(queue_rules(live, venue.max_packets));
-        // The answer comes as a delivery, behind what was just queued.
+        // The answer comes as a delivery, behind what is queued here.
         stream.do_send(Subscribe { id: self.id, to: ctx.address().recipient() });
-        let zero_start = live.zero_start;
+        let (zero_start, play_restart) = (live.zero_start, live.play_restart);
         self.role = Role::Player(Box::new(PlayerRole { msid, key, stream, form, zero_start, venue }));
+        let start = PlayStart { stream_begin: true, reset: true, publish_notify: false, start: !play_restart };
+        let read_on = self.session.accept_play(msid, start);
+        self.take_output();
+        self.read_on(read_on, ctx);
     }
 
     fn refuse_play(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
@@ -623,21 +636,6 @@ impl Connection {
         }
     }
 
-    fn pause(&mut self, msid: u32, paused: bool) {
-        self.queue.pause(paused);
-        let (code, text) = if paused {
-            ("NetStream.Pause.Notify", "Paused live")
-        } else {
-            ("NetStream.Unpause.Notify", "Unpaused live")
-        };
-        self.session.status(msid, "status", code, text);
-        if paused {
-            self.session.stream_eof(msid);
-        } else {
-            self.session.stream_begin(msid);
-        }
-    }
-
     // ---- playing ---------------------------------------------------------------------------------------------------
 
     fn begin(&mut self, burst: &[Packet]) {
@@ -646,10 +644,10 @@ impl Connection {
         let msid = role.msid;
         self.session.stream_begin(msid);
         if live.publish_notify {
-            self.session.status(msid, "status", "NetStream.Play.PublishNotify", "Start publishing");
+            self.session.publish_notify(msid);
         }
         if live.play_restart {
-            self.session.status(msid, "status", "NetStream.Play.Start", "Start live");
+            self.session.play_started(msid);
         }
         self.take_output();
         if let Role::Player(role) = &mut self.role
@@ -754,9 +752,6 @@ impl Connection {
     // ---- ending ----------------------------------------------------------------------------------------------------
 
     fn fail(&mut self, error: &SessionError, ctx: &mut Context<Self>) {
-        if let Some(hint) = error.hint(self.port.tls.is_some()) {
-            return self.end(&format!("{error} ({hint})"), ctx);
-        }
         self.end(&error.to_string(), ctx);
     }
 
@@ -964,11 +959,6 @@ fn as_media(event: &ServerEvent) -> Option<(u32, Incoming)> {
         _ => return None,
     };
     Some((*msid, Incoming { medium, time: *time, body: body.clone() }))
-}
-
-fn session_config(server: &Server, house: &House) -> SessionConfig {
-    let _ = house;
-    SessionConfig { chunk_size: server.rtmp.chunk_size, ack_window: server.rtmp.ack_window, ..SessionConfig::default() }
 }
 
 fn queue_rules(live: &Live, max_packets: Option<usize>) -> QueueRules {

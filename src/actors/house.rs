@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
     log::access::{AccessLog, AccessLogs},
+    protocol::rtmp::{limits::SessionLimits, server::SessionConfig},
 };
 
 /// Shared by all connections; holds no state of its own but counts.
@@ -45,7 +46,7 @@ impl House {
     ) -> Self {
         let limits = config.limits.clone();
         let max_tls_handshakes = limits.max_tls_handshakes.saturating_mul(arbiters);
-        let floors = config.servers.iter().map(|server| Floor::new(server, logs)).collect();
+        let floors = config.servers.iter().map(|server| Floor::new(server, &limits, logs)).collect();
         Self {
             router,
             census,
@@ -70,6 +71,11 @@ impl House {
         floor.venues.iter().find(|venue| Arc::ptr_eq(&venue.application, application)).map(Arc::clone)
     }
 
+    /// What sessions with this server have in common.
+    pub fn session_config(&self, server: &Server) -> Arc<SessionConfig> {
+        self.floors.get(server.index).map(|floor| Arc::clone(&floor.session)).unwrap_or_default()
+    }
+
     pub fn tls_is_crowded(&self) -> bool {
         self.max_tls_handshakes > 0 && self.tls_handshakes.load(Ordering::Relaxed) >= self.max_tls_handshakes
     }
@@ -86,10 +92,11 @@ pub struct Venue {
 
 struct Floor {
     venues: Vec<Arc<Venue>>,
+    session: Arc<SessionConfig>,
 }
 
 impl Floor {
-    fn new(server: &Server, logs: &AccessLogs) -> Self {
+    fn new(server: &Server, limits: &Limits, logs: &AccessLogs) -> Self {
         // Bytes and seconds bound the queue; a number of packets does so as well only where somebody chose one.
         let usual = RtmpOptions::default().out_queue;
         let venue = |application: &Arc<Application>| {
@@ -101,7 +108,30 @@ impl Floor {
                 application: Arc::clone(application),
             })
         };
-        Self { venues: server.applications.iter().map(venue).collect() }
+        Self {
+            venues: server.applications.iter().map(venue).collect(),
+            session: Arc::new(session_config(server, limits)),
+        }
+    }
+}
+
+fn session_config(server: &Server, limits: &Limits) -> SessionConfig {
+    let rtmp = &server.rtmp;
+    let usual = SessionConfig::default();
+    SessionConfig {
+        chunk_size: rtmp.chunk_size,
+        ack_window: rtmp.ack_window,
+        repeat_extended: rtmp.play_time_fix,
+        limits: SessionLimits {
+            max_message_before: limits.max_message_before_publish,
+            max_message: rtmp.max_message,
+            max_csids: rtmp.max_streams as usize,
+            max_streams: limits.max_message_streams as usize,
+            control_per_second: limits.max_control_rate,
+            courtesies_per_second: limits.max_unknown_command_rate,
+            ..usual.limits.clone()
+        },
+        ..usual
     }
 }
 

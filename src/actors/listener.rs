@@ -83,7 +83,8 @@ impl Listener {
         count: watch::Sender<usize>,
         alive: tokio::sync::oneshot::Sender<()>,
     ) -> Self {
-        let (ports, sockets): (Vec<_>, Vec<_>) = bound.into_iter().map(|(port, socket)| (Arc::new(port), socket)).unzip();
+        let (ports, sockets): (Vec<_>, Vec<_>) =
+            bound.into_iter().map(|(port, socket)| (Arc::new(port), socket)).unzip();
         Self {
             house,
             ports,
@@ -275,9 +276,8 @@ impl Watched {
         Poll::Ready(match self {
             Self::Tcp(listener) => ready!(listener.poll_accept(task))
                 .and_then(|(socket, peer)| Ok((RawSocket::Tcp(socket.into_std()?), Some(peer)))),
-            Self::Unix(listener) => {
-                ready!(listener.poll_accept(task)).and_then(|(socket, _)| Ok((RawSocket::Unix(socket.into_std()?), None)))
-            }
+            Self::Unix(listener) => ready!(listener.poll_accept(task))
+                .and_then(|(socket, _)| Ok((RawSocket::Unix(socket.into_std()?), None))),
         })
     }
 }

@@ -83,12 +83,7 @@ struct Tally {
 
 impl Census {
     pub fn new(limits: Limits, max_connections: u64) -> Self {
-        Self(Arc::new(Inner {
-            limits,
-            max_connections,
-            connections: AtomicU64::new(0),
-            by_address: DashMap::new(),
-        }))
+        Self(Arc::new(Inner { limits, max_connections, connections: AtomicU64::new(0), by_address: DashMap::new() }))
     }
 
     /// Counts a new connection, or says which bound it would pass.
@@ -222,7 +217,8 @@ impl Tally {
         let names_matter = self.names.back().is_some_and(|(_, at)| now.saturating_sub(*at) <= NAME_MEMORY);
         let rate_matters = self.used > 0 && now.saturating_sub(self.used_at) < RATE_MEMORY;
         let guesses_matter = self.failures > 0
-            && (now.saturating_sub(self.failures_since) < GUESS_WINDOW || self.blocked_until.is_some_and(|until| now < until));
+            && (now.saturating_sub(self.failures_since) < GUESS_WINDOW
+                || self.blocked_until.is_some_and(|until| now < until));
         self.connections == 0 && self.publishers == 0 && !names_matter && !rate_matters && !guesses_matter
     }
 }
@@ -231,9 +227,7 @@ impl Tally {
 fn is_spared(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
-        IpAddr::V6(address) => {
-            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
-        }
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
     }
 }
 

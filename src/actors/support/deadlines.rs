@@ -167,9 +167,7 @@ impl Deadlines {
             Stage::Connect if in_stage >= times.connect => Some(Reason::Connect),
             Stage::Command if in_stage >= times.command => Some(Reason::Command),
             Stage::Publishing if sight.media == 0 && in_stage >= times.first_media => Some(Reason::NoMedia),
-            Stage::Publishing
-                if times.idle_publisher.is_some_and(|idle| now.saturating_sub(self.media_at) >= idle) =>
-            {
+            Stage::Publishing if times.idle_publisher.is_some_and(|idle| now.saturating_sub(self.media_at) >= idle) => {
                 Some(Reason::IdlePublisher)
             }
             Stage::Playing if sight.waits && stuck >= times.slow_player => Some(Reason::SlowPlayer),

@@ -26,7 +26,11 @@ fn bearable((name, value): &(String, Value)) -> Option<(String, Value)> {
         }
         Value::EcmaArray(properties) => Value::EcmaArray(properties.iter().filter_map(bearable).collect()),
         Value::StrictArray(values) => Value::StrictArray(
-            values.iter().filter_map(|value| bearable(&(String::new(), value.clone()))).map(|(_, value)| value).collect(),
+            values
+                .iter()
+                .filter_map(|value| bearable(&(String::new(), value.clone())))
+                .map(|(_, value)| value)
+                .collect(),
         ),
         _ => return None,
     };
