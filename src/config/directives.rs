@@ -225,6 +225,11 @@ pub fn is_http(name: &str) -> bool {
         || HTTP_ELSEWHERE_PREFIXES.iter().any(|start| name.starts_with(start))
 }
 
+/// Is this one of nginx's own http directives, rather than one of the family's in http?
+pub fn http_is_plain(name: &str) -> bool {
+    HTTP_KNOWN.contains(&name)
+}
+
 /// What livemill says about a directive inside `http {}`. None: nobody here has heard of it.
 pub fn http_verdict(name: &str) -> Option<Verdict> {
     let http = Contexts::HTTP.or(Contexts::HTTP_SERVER).or(Contexts::LOCATION);
@@ -578,7 +583,7 @@ static LIMITS: &[Row] = &[
 ];
 
 static LOGS: &[Row] = &[
-    nginx("error_log", ROOT, Special(1, 2, "file | `stderr` [level]"), "stderr info", Works)
+    nginx("error_log", ROOT, Special(1, 8, "file | `stderr` [level]"), "stderr info", Works)
         .because("the foreground wants to see it; with daemon on: logs/error.log error, as nginx")
         .many_here(),
     own("error_log_format", ROOT, OneOf(&["text", "json"]), "text", "nginx's lines"),
@@ -639,13 +644,18 @@ static RELAY: &[Row] = &[
     row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", RELAYS),
 ];
 
+// What decides who may come in must not go missing unseen.
+const ASKS_CONNECT: Verdict = NotYet("no hook is called in this release, so nobody is refused by it");
+const ASKS_PUBLISH: Verdict =
+    NotYet("no hook is called in this release, so everybody may publish; `publish_key` and `deny` work");
+const ASKS_PLAY: Verdict = NotYet("no hook is called in this release, so everybody may play; `deny` works");
 const HOOKS: Verdict = NotYet("no hook is called in this release");
 
 static NOTIFY: &[Row] = &[
-    row("on_connect", "ASWP", MS, Hook, "", HOOKS).last(),
+    row("on_connect", "ASWP", MS, Hook, "", ASKS_CONNECT).last(),
     row("on_disconnect", "AW", MS, Hook, "", HOOKS).last(),
-    row("on_publish", "ASWP", MSA, Hook, "", HOOKS).last(),
-    row("on_play", "ASWP", MSA, Hook, "", HOOKS).last(),
+    row("on_publish", "ASWP", MSA, Hook, "", ASKS_PUBLISH).last(),
+    row("on_play", "ASWP", MSA, Hook, "", ASKS_PLAY).last(),
     row("on_publish_done", "ASW", MSA, Hook, "", HOOKS).last(),
     row("on_play_done", "ASW", MSA, Hook, "", HOOKS).last(),
     row("on_done", "ASW", MSA, Hook, "", HOOKS).last(),
@@ -775,8 +785,8 @@ static OCLP: &[Row] = &[
     row("on_proc", "P", M, Hook, "", OCLP_LATER),
     row("on_master", "P", M, Hook, "", OCLP_LATER),
     row("oclp_connect", "XP", S, Hook, "", NoEffect("X and P parse it and never call it")),
-    row("oclp_play", "XP", A, Hook, "", OCLP_LATER),
-    row("oclp_publish", "XP", A, Hook, "", OCLP_LATER),
+    row("oclp_play", "XP", A, Hook, "", ASKS_PLAY),
+    row("oclp_publish", "XP", A, Hook, "", ASKS_PUBLISH),
     row("oclp_stream", "XP", A, Hook, "", OCLP_LATER),
     row("on_stream", "P", A, Hook, "", OCLP_LATER),
     row("oclp_pull", "XP", A, Hook, "", OCLP_LATER),

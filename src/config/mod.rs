@@ -2,10 +2,13 @@
 //!
 //! - [`syntax`]: text to a tree, with `include`.
 //! - [`directives`]: the one table of every directive: it drives checks, defaults, the report and `docs/directives.md`.
+//! - [`verify`]: a tree held against the table.
 //! - [`values`]: times, sizes, flags, addresses.
 //! - [`build`]: the tree and the table to the structs below.
 //! - [`diagnose`]: an error with its line and a caret.
 //! - [`check`]: what the table says about one file: the migration report.
+//! - [`page`]: what the table says about all: `docs/directives.md`.
+//! - [`access`]: allow and deny.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.

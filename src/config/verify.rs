@@ -8,9 +8,10 @@ use super::directives::{self, Args, Contexts, Repeat, Row};
 use super::syntax::{Directive, Tree, Word};
 
 /// The first thing wrong in the order of the file, as nginx would find it; else what looks wrong and is not an error.
-pub fn verify(tree: &Tree) -> Result<Vec<Notice>, Problem> {
+/// `words` reads what no type of the table describes.
+pub fn verify(tree: &Tree, words: &ReadWords<'_>) -> Result<Vec<Notice>, Problem> {
     let mut notices = Vec::new();
-    block(&tree.directives, Contexts::ROOT, &mut notices)?;
+    block(&tree.directives, Contexts::ROOT, words, &mut notices)?;
     tree.error.clone().map_or(Ok(notices), Err)
 }
 
@@ -26,7 +27,15 @@ pub fn context_of(name: &str) -> Option<Contexts> {
     })
 }
 
-fn block(directives: &[Directive], context: Contexts, notices: &mut Vec<Notice>) -> Result<(), Problem> {
+/// A check of one directive in its place.
+pub type ReadWords<'a> = dyn Fn(&Directive, Contexts) -> Result<(), Problem> + 'a;
+
+fn block(
+    directives: &[Directive],
+    context: Contexts,
+    words: &ReadWords<'_>,
+    notices: &mut Vec<Notice>,
+) -> Result<(), Problem> {
     let mut seen: HashMap<&str, &Directive> = HashMap::new();
     for directive in directives {
         let row = known(directive, context)?;
@@ -37,10 +46,11 @@ fn block(directives: &[Directive], context: Contexts, notices: &mut Vec<Notice>)
                 .help(format!("the first one is in {}", first.name.place)));
         }
         arguments(directive, row)?;
+        words(directive, context)?;
         notices.extend(swallowed(directive, context));
         let inside = context_of(row.name).filter(|_| !matches!(row.args, Args::Kept));
         if let (Some(inner), Some(inside)) = (&directive.block, inside) {
-            block(inner, inside, notices)?;
+            block(inner, inside, words, notices)?;
         }
     }
     Ok(())
