@@ -104,12 +104,16 @@ install_packages() {
   local policy=/usr/sbin/policy-rc.d ours=no status
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" && ours=yes
+    trap "as_root rm -f $policy" EXIT
   fi
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 update &&
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
       install --no-install-recommends "$@" >"$TOOLS/apt.log" 2>&1
   status=$?
-  [ "$ours" = yes ] && as_root rm -f "$policy"
+  if [ "$ours" = yes ]; then
+    as_root rm -f "$policy"
+    trap - EXIT
+  fi
   [ "$status" = 0 ] || tail -20 "$TOOLS/apt.log" >&2
   return "$status"
 }

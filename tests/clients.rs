@@ -4,14 +4,13 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::fixtures::Fixture;
-use common::flv;
 use common::peer::{AAC_CONFIG, AVC_CONFIG, RtmpPeer, avc_frame, is_keyframe};
+use common::playing::Playing;
 use common::server::{CLIENT_DEADLINE, Kind, TestServer};
-use common::tools::{Player, Publisher, Running};
+use common::tools::{Player, Publisher};
 
 /// Players may come before their publisher, so that none misses the first frame.
 const LIVE: &str = "rtmp { server { listen 127.0.0.1:@port@; application live { live on; idle_streams on; publish_notify on;\n\
@@ -46,7 +45,7 @@ fn nginx_pushes_a_stream_here_bit_exact() {
     ));
     for fixture in [Fixture::H264Aac, Fixture::H264BFrames] {
         let name = format!("pushed-{}", fixture.name());
-        let mut playing = Playing::start(&server, Player::FfmpegDebian, &name);
+        let mut playing = Playing::start(Player::FfmpegDebian, &server.url(&format!("live/{name}")));
         server.wait_for_players(&name, 1);
         let mut publisher = Publisher::FfmpegDebian.publish(fixture, &nginx.url(&format!("live/{name}")));
         publisher.wait_for_success(CLIENT_DEADLINE);
@@ -64,7 +63,7 @@ fn nginx_pulls_a_stream_from_here_bit_exact() {
     ));
     for fixture in [Fixture::H264Aac, Fixture::H264BFrames] {
         let name = format!("pulled-{}", fixture.name());
-        let mut playing = Playing::start(&nginx, Player::FfmpegDebian, &name);
+        let mut playing = Playing::start(Player::FfmpegDebian, &nginx.url(&format!("live/{name}")));
         server.wait_for_players(&name, 1);
         let mut publisher = Publisher::FfmpegDebian.publish(fixture, &server.url(&format!("live/{name}")));
         publisher.wait_for_success(CLIENT_DEADLINE);
@@ -109,10 +108,11 @@ fn everyone_plays_all_of(publisher: Publisher) {
             continue; // it drops the configuration of a codec it does not know
         }
         let name = fixture.name();
+        let url = server.url(&format!("live/{name}"));
         let players: Vec<Player> = Player::ALL.into_iter().filter(|player| player.can(fixture)).collect();
-        let mut playing: Vec<Playing> = players.iter().map(|player| Playing::start(&server, *player, name)).collect();
+        let mut playing: Vec<Playing> = players.iter().map(|player| Playing::start(*player, &url)).collect();
         server.wait_for_players(name, playing.len());
-        let mut publishing = publisher.publish(fixture, &server.url(&format!("live/{name}")));
+        let mut publishing = publisher.publish(fixture, &url);
         publishing.wait_for_success(CLIENT_DEADLINE);
         for playing in &mut playing {
             wrong.extend(
@@ -124,52 +124,3 @@ fn everyone_plays_all_of(publisher: Publisher) {
     }
     assert!(wrong.is_empty(), "published by {publisher:?}:\n{}", wrong.join("\n"));
 }
-
-/// A player that writes what it gets into a file.
-struct Playing {
-    player: Player,
-    client: Running,
-    file: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-impl Playing {
-    fn start(server: &TestServer, player: Player, name: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let file = folder.path().join("played.flv");
-        let client = player.play(&server.url(&format!("live/{name}")), &file);
-        Self { player, client, file, _folder: folder }
-    }
-
-    fn difference_from(&mut self, fixture: Fixture, late: bool) -> Option<String> {
-        let mut sent = flv::frames(&fixture.path());
-        let file = self.file.clone();
-        let frames = || {
-            if file.exists() && file.metadata().is_ok_and(|m| m.len() > 13) { flv::frames(&file) } else { Vec::new() }
-        };
-        self.client.finish(LAST_FRAME_DEADLINE, || {
-            let received = frames();
-            let coded = |frames: &[flv::Frame]| frames.iter().filter(|frame| !frame.config).count();
-            coded(&received) >= coded(&sent)
-        });
-        let received = frames();
-        let last = sent.iter().rposition(|frame| !frame.config);
-        if self.player.may_miss_the_last_frame()
-            && received.last().map(|frame| &frame.data) != sent.last().map(|frame| &frame.data)
-        {
-            last.map(|last| sent.remove(last));
-        }
-        let difference = flv::same_media(&sent, &received, late).err()?;
-        Some(format!("{difference}\n{}", self.client.output()))
-    }
-
-    #[track_caller]
-    fn assert_same_as(&mut self, fixture: Fixture, late: bool, what: &str) {
-        if let Some(difference) = self.difference_from(fixture, late) {
-            panic!("{what}: {difference}");
-        }
-    }
-}
-
-/// From the publisher's end to the last frame in a player's file. rtmpdump and ffmpeg hold some back until they are asked to end.
-const LAST_FRAME_DEADLINE: Duration = Duration::from_secs(3);

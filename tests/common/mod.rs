@@ -4,7 +4,7 @@
 //! - [`wire`]: RTMP bytes, written and read by this harness's own code, so that a bug in livemill's cannot hide itself.
 //! - [`peer`]: a blocking RTMP client over it; legal by default, as rude as a test wants.
 //! - [`health`]: a publisher and a player beside a test that must never notice it.
-//! - [`tools`], [`fixtures`], [`flv`]: ffmpeg, GStreamer, librtmp and nginx; what they publish; what came out.
+//! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -14,6 +14,7 @@ pub mod fixtures;
 pub mod flv;
 pub mod health;
 pub mod peer;
+pub mod playing;
 pub mod server;
 pub mod tools;
 pub mod wait;

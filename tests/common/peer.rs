@@ -95,9 +95,23 @@ impl RtmpPeer {
         peer
     }
 
+    /// The same through a port that expects a PROXY header, as if from this address.
+    pub fn connect_from(source: &str, port: u16, app: &str) -> Self {
+        let mut raw = RawPeer::connect(port);
+        raw.send(format!("PROXY TCP4 {source} 127.0.0.1 40000 {port}\r\n").as_bytes());
+        raw.shake();
+        let mut peer = Self::over(raw);
+        let answer = peer.request_connect(app, &[]);
+        assert_eq!(answer[0].as_str(), Some("_result"), "{answer:?}");
+        peer
+    }
+
     /// After the handshake; `connect` is still to come.
     pub fn shaken(port: u16) -> Self {
-        let raw = RawPeer::connect_and_shake(port);
+        Self::over(RawPeer::connect_and_shake(port))
+    }
+
+    fn over(raw: RawPeer) -> Self {
         Self { raw, chunk_size: 128, reader: Reader::new(), transaction: 0.0, waiting: Default::default() }
     }
 

@@ -47,19 +47,33 @@ impl TestServer {
     /// `@port@`, `@port2@`, `@port3@` and `@dir@` stand for free ports of 127.0.0.1 and a folder of its own. A line that starts
     /// with `@livemill` goes to livemill only.
     pub fn start(rtmp: &str) -> Self {
-        Self::start_kind(Kind::under_test(), rtmp)
+        Self::start_with_files(rtmp, &[])
+    }
+
+    /// The same with these files beside the configuration.
+    pub fn start_with_files(rtmp: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_kind(Kind::under_test(), rtmp, files)
+    }
+
+    /// With a whole configuration that somebody else wrote; the marks of [`Self::start`] may have been put into it.
+    pub fn start_whole(text: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_marked(Kind::under_test(), "", text, files)
     }
 
     /// nginx with its RTMP module, whatever is under test.
     pub fn start_nginx(rtmp: &str) -> Self {
-        Self::start_kind(Kind::Nginx, rtmp)
+        Self::start_kind(Kind::Nginx, rtmp, &[])
     }
 
-    fn start_kind(kind: Kind, rtmp: &str) -> Self {
+    fn start_kind(kind: Kind, rtmp: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_marked(kind, preamble(kind), rtmp, files)
+    }
+
+    fn start_marked(kind: Kind, preamble: &str, marked: &str, files: &[(&str, &str)]) -> Self {
         let mut refusal = String::new();
         // Another process may take a port between our letting go of it and the server's bind.
         for _ in 0..START_ATTEMPTS {
-            match Self::try_start(kind, rtmp) {
+            match Self::try_start(kind, preamble, marked, files) {
                 Ok(server) => return server,
                 Err(log) if log.contains("in use") => refusal = log,
                 Err(log) => panic!("{kind:?} did not start:\n{log}"),
@@ -68,14 +82,14 @@ impl TestServer {
         panic!("{kind:?} found no free ports in {START_ATTEMPTS} attempts:\n{refusal}");
     }
 
-    fn try_start(kind: Kind, rtmp: &str) -> Result<Self, String> {
+    fn try_start(kind: Kind, preamble: &str, marked: &str, files: &[(&str, &str)]) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("livemill-test-").tempdir().expect("a temporary directory");
         for folder in ["logs", "conf"] {
             fs::create_dir(dir.path().join(folder)).expect("a folder in the temporary directory");
         }
         let ports = free_ports();
-        let mut text = preamble(kind).to_owned();
-        for line in rtmp.lines() {
+        let mut text = preamble.to_owned();
+        for line in marked.lines() {
             match line.trim_start().strip_prefix("@livemill ") {
                 Some(only) if kind == Kind::Livemill => text.push_str(only),
                 Some(_) => continue,
@@ -90,6 +104,9 @@ impl TestServer {
             .replace("@dir@", &dir.path().display().to_string());
         let config = dir.path().join("conf/test.conf");
         fs::write(&config, text).expect("the configuration can be written");
+        for (name, contents) in files {
+            fs::write(config.with_file_name(name), contents).expect("a file beside the configuration");
+        }
 
         let mut command = Command::new(binary(kind));
         command.arg("-p").arg(dir.path()).arg("-c").arg(&config);
@@ -226,14 +243,13 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        if !self.is_alive() {
-            return;
-        }
-        self.signal(Signal::SIGTERM);
-        let child = &mut self.child;
-        if wait::within(END_DEADLINE, || child.try_wait().ok().flatten()).is_none() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if self.is_alive() {
+            self.signal(Signal::SIGTERM);
+            let child = &mut self.child;
+            if wait::within(END_DEADLINE, || child.try_wait().ok().flatten()).is_none() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
         }
         if std::thread::panicking() {
             eprintln_log(&self.log());
