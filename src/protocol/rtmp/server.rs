@@ -529,7 +529,13 @@ impl ServerSession {
     }
 
     fn data(&mut self, message: Message) -> Result<(), SessionError> {
-        let Message { msid, time, kind, payload, .. } = message;
+        let Message { mut msid, time, kind, payload, .. } = message;
+        // nginx-rtmp never looks at the stream of metadata, and some encoders send them on the connection's.
+        if msid == 0
+            && let Some(only) = self.only_publishing()
+        {
+            msid = only;
+        }
         if !self.is_publishing(msid) {
             return self.stray();
         }
@@ -864,6 +870,13 @@ impl ServerSession {
 
     fn is_publishing(&self, msid: u32) -> bool {
         self.state(msid) == Some(StreamState::Publishing)
+    }
+
+    /// The stream that publishes, where there is one and no other.
+    fn only_publishing(&self) -> Option<u32> {
+        let mut publishing = self.streams.iter().filter(|stream| stream.state == StreamState::Publishing);
+        let first = publishing.next()?;
+        publishing.next().is_none().then_some(first.msid)
     }
 
     fn answer(&mut self, msid: u32, from: StreamState, to: StreamState) -> bool {
@@ -1511,6 +1524,16 @@ mod tests {
         desk.message(18, 1, &[2; 65537]).expect("dropped");
         desk.message(18, 1, &[2, 0xFF]).expect("dropped");
         assert_eq!((desk.events(), desk.session.counters().bad_data), (vec![], 2));
+    }
+
+    #[test]
+    fn metadata_on_the_connection_belong_to_the_only_publish() {
+        let mut desk = Desk::publishing();
+        let body = amf::encode_all(&["onMetaData".into(), Value::Null]);
+        desk.message(18, 0, &body).expect("metadata");
+        assert!(matches!(desk.events()[..], [ServerEvent::Metadata { msid: 1, .. }]));
+        desk.message(18, 7, &body).expect("counted");
+        assert_eq!((desk.events(), desk.session.counters().stray_media), (vec![], 1));
     }
 
     #[test]
