@@ -1,13 +1,14 @@
 //! One RTMP connection: reads its socket, lets the session say what that means, and acts on it.
 //!
-//! A publisher hands what it sends to its stream; a player takes what the stream delivers and writes it, or drops it by
-//! the rules of its queue. The connection waits for the router and the stream when somebody publishes or plays, and for
-//! nobody else.
+//! A publisher hands what it sends to its stream. A player takes a seat in the stream's audience on its arbiter, which
+//! writes to it from then on. The connection waits for the router and the stream when somebody publishes or plays
+//! ([`entrance`]), and for nobody else.
 
 use std::{
-    hash::{DefaultHasher, Hash, Hasher},
+    cell::RefCell,
     io,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -17,40 +18,34 @@ use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::{
+    audience::{PlayerNotice, Ticket},
     house::{House, TlsHandshake, Venue},
     listener::Port,
-    live_stream::{
-        Deliver, EndPublish, Incoming, Ingest, LiveStream, Medium, NameInUse, Publish, Replaced, Subscribe, Unsubscribe,
-    },
-    router::{NoStream, OpenStream, Purpose},
+    live_stream::{EndPublish, Incoming, Ingest, LiveStream, Medium, Replaced},
     support::{
         census::{Crowded, Presence, Publishing},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
         link::{ExitReason, Link},
-        outbox::{Outbox, Progress},
+        outbox::Progress,
+        output::{Output, SharedOutput},
         socket::{self, Arrived, RawSocket, ReadError, Reads, Writes},
         tls::is_hang_up,
     },
 };
 use crate::{
-    config::{Action, Live, Server},
+    config::Server,
     log::access::SessionRecord,
-    media::{
-        key::StreamKey,
-        packet::Packet,
-        queue::{Item, QueueRules, SendQueue},
-    },
+    media::key::StreamKey,
     protocol::{
         proxy,
         rtmp::{
-            chunk::WireStyle,
             error::SessionError,
-            server::{ConnectRequest, PlayStart, ServerEvent, ServerSession},
-            url,
-            wire::PlayForm,
+            server::{ServerEvent, ServerSession},
         },
     },
 };
+
+mod entrance;
 
 pub struct Connection {
     id: u64,
@@ -60,25 +55,21 @@ pub struct Connection {
     house: Arc<House>,
     opened: Duration,
     reads: Option<Reads>,
-    socket: Writes,
     /// Bytes of a PROXY header that is not complete yet; none once it has been read or where none is expected.
     proxy_header: Option<Vec<u8>>,
     tls_handshake: Option<TlsHandshake>,
     session: ServerSession,
-    queue: SendQueue,
-    outbox: Outbox,
-    /// A future waits for the socket to take bytes again.
-    blocked: bool,
+    output: SharedOutput,
     deadlines: Deadlines,
     times: Times,
     received: u64,
     media: u64,
     place: Option<Box<Place>>,
     role: Role,
-    /// Set once the session is to end: nothing is read any more, what is queued is still written.
+    /// Set once the session is to end: nothing is acted on any more, what is queued is still written.
     ending: Option<Ending>,
     record: Box<SessionRecord>,
-    _presence: Presence,
+    presence: Presence,
     link: Link,
 }
 
@@ -122,10 +113,7 @@ struct PublisherRole {
 struct PlayerRole {
     msid: u32,
     key: StreamKey,
-    stream: Addr<LiveStream>,
-    form: PlayForm,
-    /// The player's clock starts with its first packet.
-    zero_start: bool,
+    ticket: Ticket,
     venue: Arc<Venue>,
 }
 
@@ -135,36 +123,18 @@ struct Ending {
     lingering: bool,
 }
 
-/// Why somebody may not publish or play.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("access forbidden by rule")]
-    Access,
-    #[error("publishing from {0} needs the key: rtmp://HOST/APP/NAME?key=KEY")]
-    Key(String),
-    #[error("too many wrong keys from this address, try again in a minute")]
-    Guessing,
-    #[error("live is off in application \"{0}\"")]
-    NotLive(String),
-    #[error(transparent)]
-    Name(#[from] crate::media::key::NameError),
-    #[error(transparent)]
-    Crowded(#[from] Crowded),
-    #[error(transparent)]
-    NoStream(#[from] NoStream),
-    #[error("live: {0}")]
-    InUse(#[from] NameInUse),
-    #[error("the server is ending")]
-    Ending,
+/// Whether the next event may be looked at.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Go,
+    /// An answer from elsewhere comes first.
+    Wait,
 }
 
 impl Connection {
     /// Starts the connection on its arbiter.
     pub fn open(arrival: Arrival, arbiter: &ArbiterHandle) -> Addr<Self> {
-        Self::start_in_arbiter(arbiter, move |ctx| {
-            ctx.set_mailbox_capacity(MAILBOX);
-            Self::new(arrival)
-        })
+        Self::start_in_arbiter(arbiter, move |_| Self::new(arrival))
     }
 
     fn new(arrival: Arrival) -> Self {
@@ -173,8 +143,7 @@ impl Connection {
             RawSocket::Tcp(socket) => socket.local_addr().ok(),
             RawSocket::Unix(_) => None,
         };
-        let opened = house.now();
-        let (reads, socket) = match socket::split(socket) {
+        let (reads, writes) = match socket::split(socket) {
             Ok((reads, writes)) => (Some(reads), writes),
             Err(error) => {
                 // The reactor of this thread has no room for another socket: it ends in `started`.
@@ -183,9 +152,6 @@ impl Connection {
             }
         };
         let server = port.endpoint.server_for(local.map(|local| local.ip()), None);
-        let times = Times::new(&house.limits, &server.rtmp);
-        let session = ServerSession::new(house.session_config(server), rand::random());
-        let proxy_header = port.endpoint.listen.proxy_protocol.then(Vec::new);
         let record = SessionRecord {
             connection: id,
             remote: peer,
@@ -197,26 +163,23 @@ impl Connection {
             id,
             peer,
             local,
-            port,
-            opened,
+            opened: house.now(),
             reads,
-            socket,
-            proxy_header,
+            proxy_header: port.endpoint.listen.proxy_protocol.then(Vec::new),
             tls_handshake: None,
-            session,
-            queue: SendQueue::new(CONTROL_ONLY),
-            outbox: Outbox::default(),
-            blocked: false,
+            session: ServerSession::new(house.session_config(server), rand::random()),
+            output: Rc::new(RefCell::new(Output::new(writes))),
             deadlines: Deadlines::new(Duration::ZERO),
-            times,
+            times: Times::new(&house.limits, &server.rtmp),
             received: 0,
             media: 0,
             place: None,
             role: Role::None,
             ending: None,
             record: Box::new(record),
-            _presence: presence,
+            presence,
             link,
+            port,
             house,
         }
     }
@@ -230,66 +193,65 @@ impl Connection {
         self.peer.map(|peer| peer.ip())
     }
 
-    // ---- reading -------------------------------------------------------------------------------------------------
+    fn client(&self) -> String {
+        self.peer.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string())
+    }
+
+    // ---- reading ----
 
     fn take_bytes(&mut self, wire: &[u8], ctx: &mut Context<Self>) {
         self.received += wire.len() as u64;
         let now = self.now();
         if self.deadlines.stage() == Stage::Silent {
             self.deadlines.enter(Stage::Handshake, now);
-            self.begin_tls();
         }
-        let joined;
-        let mut wire = wire;
-        if let Some(mut header) = self.proxy_header.take() {
-            header.extend_from_slice(wire);
-            match proxy::parse(&header) {
-                Ok(None) => {
-                    self.proxy_header = Some(header);
-                    return;
-                }
-                Ok(Some((said, used))) => {
-                    if let Err(crowded) = self.learn_source(&said, now) {
-                        return self.end(&crowded.to_string(), ctx);
-                    }
-                    header.drain(..used);
-                    joined = header;
-                    wire = &joined;
-                }
-                Err(error) => return self.end(&format!("PROXY header expected: {error}"), ctx),
-            }
+        let Some(mut header) = self.proxy_header.take() else { return self.take_stream(wire, now, ctx) };
+        header.extend_from_slice(wire);
+        match proxy::parse(&header) {
+            Ok(None) => self.proxy_header = Some(header),
+            Ok(Some((said, used))) => match self.learn_source(&said, now) {
+                Ok(()) => self.take_stream(header.get(used..).unwrap_or_default(), now, ctx),
+                Err(crowded) => self.end(&crowded.to_string(), ctx),
+            },
+            Err(error) => self.end(&format!("PROXY header expected: {error}"), ctx),
+        }
+    }
+
+    /// What follows the PROXY header, where there is one.
+    fn take_stream(&mut self, wire: &[u8], now: Duration, ctx: &mut Context<Self>) {
+        if wire.is_empty() {
+            return;
         }
         let session = &mut self.session;
-        let fed = self.socket.decrypt(wire, |plain| session.receive(plain, now));
-        if !self.socket.is_handshaking() {
+        let mut output = self.output.borrow_mut();
+        let socket = output.socket();
+        if let (Some(tls), false) = (&self.port.tls, socket.is_tls()) {
+            match tls.accept() {
+                Ok(connection) => {
+                    socket.start_tls(connection);
+                    self.tls_handshake = Some(TlsHandshake::begin(&self.house));
+                }
+                Err(error) => warn!(connection = self.id, %error, "TLS cannot begin"),
+            }
+        }
+        let fed = socket.decrypt(wire, |plain| session.receive(plain, now));
+        if !socket.is_handshaking() {
             self.tls_handshake = None;
         }
+        drop(output);
         if self.deadlines.stage() == Stage::Handshake && !self.session.in_handshake() {
             self.record.milestones.handshake = Some(now);
             self.deadlines.enter(Stage::Connect, now);
         }
         match fed {
-            Ok(()) => {}
-            // What came before the fault still counts: a status may be on its way out, media on its way in.
+            Ok(()) => self.go_on(ctx),
             Err(ReadError::Taker(error)) => {
+                // What came before the fault still counts: a status may be on its way out, media on its way in.
                 self.take_events(ctx);
-                return self.fail(&error, ctx);
+                self.fail(&error, ctx);
             }
-            Err(ReadError::Tls(error)) => return self.end(&format!("TLS: {error}"), ctx),
-            Err(ReadError::Socket(error)) => return self.end(&error.to_string(), ctx),
-        }
-        self.take_events(ctx);
-        self.write(ctx);
-    }
-
-    fn begin_tls(&mut self) {
-        let Some(tls) = &self.port.tls else { return };
-        match tls.accept() {
-            Ok(connection) => {
-                self.socket.start_tls(connection);
-                self.tls_handshake = Some(TlsHandshake::begin(&self.house));
-            }
-            Err(error) => warn!(connection = self.id, %error, "TLS cannot begin"),
+            Err(ReadError::Tls(error)) => self.end(&format!("TLS: {error}"), ctx),
+            Err(ReadError::Socket(error)) => self.end(&describe(&error), ctx),
         }
     }
 
@@ -300,9 +262,21 @@ impl Connection {
             self.local = said.destination.or(self.local);
             self.record.remote = self.peer;
             self.record.local = self.local;
-            self._presence = self.house.census.admit(Some(source.ip()), self.opened + now)?;
+            self.presence = self.house.census.admit(Some(source.ip()), self.opened + now)?;
         }
         Ok(())
+    }
+
+    fn go_on(&mut self, ctx: &mut Context<Self>) {
+        self.take_events(ctx);
+        self.write(ctx);
+    }
+
+    /// The session goes on with what came while it waited for an answer; that may be wrong, too.
+    fn read_on(&mut self, read_on: Result<(), SessionError>, ctx: &mut Context<Self>) {
+        if let Err(error) = read_on {
+            self.fail(&error, ctx);
+        }
     }
 
     /// Acts on what the session understood, up to the point where an answer from elsewhere is needed.
@@ -310,20 +284,23 @@ impl Connection {
         let mut media = SmallVec::<[Incoming; 2]>::new();
         while self.ending.is_none() {
             let Some(event) = self.session.poll() else { break };
-            if let Some((msid, incoming)) = as_media(&event) {
-                self.note_media(&incoming);
-                if matches!(&self.role, Role::Publisher(role) if role.msid == msid) {
-                    media.push(incoming);
+            match into_media(event) {
+                Ok((msid, incoming)) => {
+                    self.note_media(&incoming);
+                    if matches!(&self.role, Role::Publisher(role) if role.msid == msid) {
+                        media.push(incoming);
+                    }
                 }
-                continue;
-            }
-            self.ingest(&mut media, ctx);
-            if self.act(event, ctx) == Flow::Wait {
-                return;
+                Err(event) => {
+                    self.ingest(&mut media, ctx);
+                    if self.act(event, ctx) == Flow::Wait {
+                        return;
+                    }
+                }
             }
         }
         self.ingest(&mut media, ctx);
-        if self.session.is_closing() && self.ending.is_none() {
+        if self.session.is_closing() {
             self.end("refused", ctx);
         }
     }
@@ -355,264 +332,27 @@ impl Connection {
             ServerEvent::Play { msid, name, .. } => return self.play(msid, &name, ctx),
             ServerEvent::Unpublish { msid } | ServerEvent::CloseStream { msid } => self.leave(msid),
             ServerEvent::Pause { msid, paused, .. } => {
-                self.queue.pause(paused);
+                self.output.borrow_mut().queue().pause(paused);
                 self.session.pause_notify(msid, paused);
             }
-            ServerEvent::ReceiveAudio { on, .. } => self.queue.want_audio(on),
-            ServerEvent::ReceiveVideo { on, .. } => self.queue.want_video(on),
-            // Live streams have one position, and their pace is the publisher's.
-            ServerEvent::Seek { .. } | ServerEvent::BufferLength { .. } => {}
+            ServerEvent::ReceiveAudio { on, .. } => self.output.borrow_mut().queue().want_audio(on),
+            ServerEvent::ReceiveVideo { on, .. } => self.output.borrow_mut().queue().want_video(on),
+            // A live stream has one position, and its pace is the publisher's. Answers to pings and acknowledgements
+            // have done their work by arriving.
             _ => {}
         }
         Flow::Go
     }
 
-    // ---- connect, publish, play ------------------------------------------------------------------------------------
-
-    fn connect(&mut self, request: ConnectRequest, ctx: &mut Context<Self>) {
-        let now = self.now();
-        self.record.milestones.connect = Some(now);
-        let heard = url::resolve(&request.tc_url, &request.app, "");
-        let local = self.local.map(|local| local.ip());
-        let server = Arc::clone(self.port.endpoint.server_for(local, Some(&heard.host)));
-        let exists = |app: &str| server.applications.iter().any(|application| application.name == app);
-        let target = url::resolve_in(&request.tc_url, &request.app, "", exists);
-        // An OBS that was given the whole URL as its server sends the name inside the app.
-        let (app, _) = url::split_app(&request.app);
-        info!(
-            connection = self.id, client = %self.client(), app, flashver = %request.flash_ver, tc_url = %request.tc_url,
-            "connect"
-        );
-        let record = &mut self.record;
-        record.host = heard.host;
-        record.server_id.clone_from(&server.id);
-        record.app.clone_from(&target.app);
-        record.flash_ver = request.flash_ver;
-        record.swf_url = request.swf_url;
-        record.page_url = request.page_url;
-        record.tc_url.clone_from(&request.tc_url);
-        record.audio_codecs = request.audio_codecs;
-        record.video_codecs = request.video_codecs;
-        let venue = self.house.venue(&server, app).or_else(|| self.house.venue(&server, &target.app));
-        let Some(venue) = venue else {
-            self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{app}\""));
-            return self.end(&format!("connect: application not found: '{app}'"), ctx);
-        };
-        self.times = Times::new(&self.house.limits, &server.rtmp);
-        self.deadlines.enter(Stage::Command, now);
-        self.place = Some(Box::new(Place { server, venue, tc_url: request.tc_url, app: request.app }));
-        let read_on = self.session.accept_connect();
-        self.read_on(read_on, ctx);
-    }
-
-    /// The session goes on with what came while it waited for an answer; that may be wrong, too.
-    fn read_on(&mut self, read_on: Result<(), SessionError>, ctx: &mut Context<Self>) {
-        if let Err(error) = read_on {
-            self.fail(&error, ctx);
-        }
-    }
-
-    /// What the names in a command mean here.
-    fn target(&self, name: &str) -> Option<(url::Target, Arc<Venue>, StreamKeyResult)> {
-        let place = self.place.as_ref()?;
-        let exists = |app: &str| place.server.applications.iter().any(|application| application.name == app);
-        let target = url::resolve_in(&place.tc_url, &place.app, name, exists);
-        let venue = self.house.venue(&place.server, &target.app).unwrap_or_else(|| Arc::clone(&place.venue));
-        let key = StreamKey::parse(&place.server.id, &target.app, &target.name);
-        Some((target, venue, key))
-    }
-
-    fn publish(&mut self, msid: u32, name: &str, kind: &str, ctx: &mut Context<Self>) -> Flow {
-        let Some((target, venue, key)) = self.target(name) else { return Flow::Go };
-        self.note_names(&target);
-        info!(connection = self.id, client = %self.client(), app = %target.app, name = %target.name, kind, "publish");
-        match self.may_publish(&target, &venue, key) {
-            Ok((key, counted)) => {
-                let asked = self.ask_to_publish(key.clone(), &venue, ctx);
-                ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
-                    match answer {
-                        Ok(stream) => connection.begin_publishing(msid, key, stream, &venue, counted, ctx),
-                        Err(refused) => connection.refuse_publish(msid, &refused, ctx),
-                    }
-                    connection.take_events(ctx);
-                    connection.write(ctx);
-                }));
-                Flow::Wait
-            }
-            Err(refused) => {
-                self.refuse_publish(msid, &refused, ctx);
-                Flow::Go
-            }
-        }
-    }
-
-    /// All that can be said without asking the stream, cheapest first: nothing has happened yet when this refuses.
-    fn may_publish(
-        &self,
-        target: &url::Target,
-        venue: &Venue,
-        key: StreamKeyResult,
-    ) -> Result<(StreamKey, Publishing), Refused> {
-        let application = &venue.application;
-        if !application.live {
-            return Err(Refused::NotLive(application.name.clone()));
-        }
-        if !application.access.allows(Action::Publish, self.peer_ip()) {
-            return Err(Refused::Access);
-        }
-        let (census, now) = (&self.house.census, self.house.now());
-        if application.publish_key.is_some() && census.is_guessing(self.peer_ip(), now) {
-            return Err(Refused::Guessing);
-        }
-        if !application.key_opens(self.peer_ip(), target.arg("key")) {
-            census.note_wrong_key(self.peer_ip(), now);
-            return Err(Refused::Key(self.client()));
-        }
-        let key = key?;
-        let counted = census.admit_publisher(self.peer_ip(), fingerprint(&key), now)?;
-        Ok((key, counted))
-    }
-
-    fn ask_to_publish(
-        &self,
-        key: StreamKey,
-        venue: &Venue,
-        ctx: &mut Context<Self>,
-    ) -> impl Future<Output = Result<Addr<LiveStream>, Refused>> + 'static {
-        let (house, rules, home) = (Arc::clone(&self.house), Arc::clone(&venue.rules), Arbiter::current());
-        let (session, peer, to) = (self.id, self.peer, ctx.address());
-        async move {
-            // A stream that everybody left may end between the router's answer and our message: then ask again.
-            for _ in 0..STREAM_TRIES {
-                let (key, rules, home) = (key.clone(), Arc::clone(&rules), home.clone());
-                let open = OpenStream { key, rules, purpose: Purpose::Publish, home };
-                let stream = house.router.send(open).await.map_err(|_| Refused::Ending)??;
-                match stream.send(Publish { session, peer, to: to.clone().recipient() }).await {
-                    Ok(answer) => return answer.map(|_| stream).map_err(Refused::from),
-                    Err(_) => continue,
-                }
-            }
-            Err(Refused::Ending)
-        }
-    }
-
-    fn begin_publishing(
-        &mut self,
-        msid: u32,
-        key: StreamKey,
-        stream: Addr<LiveStream>,
-        venue: &Venue,
-        counted: Publishing,
-        ctx: &mut Context<Self>,
-    ) {
-        let now = self.now();
-        info!(connection = self.id, client = %self.client(), stream = %key, "publishing");
-        self.times.idle_publisher = venue.application.live_options.drop_idle_publisher;
-        self.deadlines.enter(Stage::Publishing, now);
-        self.record.milestones.start = Some(now);
-        self.record.published = true;
-        self.role = Role::Publisher(Box::new(PublisherRole { msid, key, stream, _counted: counted }));
-        let read_on = self.session.accept_publish(msid);
-        self.read_on(read_on, ctx);
-    }
-
-    fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
-        let code = match refused {
-            Refused::InUse(_) | Refused::Name(_) => "NetStream.Publish.BadName",
-            Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) => "NetStream.Publish.Denied",
-            _ => "NetStream.Publish.Rejected",
-        };
-        self.session.refuse_publish(msid, code, &refused.to_string());
-        self.end(&refused.to_string(), ctx);
-    }
-
-    fn play(&mut self, msid: u32, name: &str, ctx: &mut Context<Self>) -> Flow {
-        let Some((target, venue, key)) = self.target(name) else { return Flow::Go };
-        self.note_names(&target);
-        info!(connection = self.id, client = %self.client(), app = %target.app, name = %target.name, "play");
-        let application = &venue.application;
-        let key = if !application.live {
-            Err(Refused::NotLive(application.name.clone()))
-        } else if !application.access.allows(Action::Play, self.peer_ip()) {
-            Err(Refused::Access)
-        } else {
-            key.map_err(Refused::from)
-        };
-        match key {
-            Ok(key) => {
-                let (house, rules, home) = (Arc::clone(&self.house), Arc::clone(&venue.rules), Arbiter::current());
-                let open = OpenStream { key: key.clone(), rules, purpose: Purpose::Play, home };
-                let asked =
-                    async move { house.router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from) };
-                ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
-                    match answer {
-                        Ok(stream) => connection.begin_playing(msid, key, stream, venue, ctx),
-                        Err(refused) => connection.refuse_play(msid, &refused, ctx),
-                    }
-                    connection.take_events(ctx);
-                    connection.write(ctx);
-                }));
-                Flow::Wait
-            }
-            Err(refused) => {
-                self.refuse_play(msid, &refused, ctx);
-                Flow::Go
-            }
-        }
-    }
-
-    fn begin_playing(
-        &mut self,
-        msid: u32,
-        key: StreamKey,
-        stream: Addr<LiveStream>,
-        venue: Arc<Venue>,
-        ctx: &mut Context<Self>,
-    ) {
-        let now = self.now();
-        info!(connection = self.id, client = %self.client(), stream = %key, "playing");
-        let live = &venue.application.live_options;
-        let caps = self.session.caps();
-        let chunks = WireStyle { repeat_extended: live.play_time_fix, ..self.session.wire_style() };
-        let form = PlayForm {
-            msid,
-            multitrack: caps.takes_multitrack(),
-            enhanced_hevc: caps.takes_video(*b"hvc1"),
-            ..PlayForm::new(chunks, live.interleave)
-        };
-        self.times.slow_player = live.slow_player_timeout;
-        self.deadlines.enter(Stage::Playing, now);
-        self.record.milestones.start = Some(now);
-        self.record.played = true;
-        self.queue.configure(queue_rules(live, venue.max_packets));
-        // The answer comes as a delivery, behind what is queued here.
-        stream.do_send(Subscribe { id: self.id, to: ctx.address().recipient() });
-        let (zero_start, play_restart) = (live.zero_start, live.play_restart);
-        self.role = Role::Player(Box::new(PlayerRole { msid, key, stream, form, zero_start, venue }));
-        let start = PlayStart { stream_begin: true, reset: true, publish_notify: false, start: !play_restart };
-        let read_on = self.session.accept_play(msid, start);
-        self.take_output();
-        self.read_on(read_on, ctx);
-    }
-
-    fn refuse_play(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
-        let code = match refused {
-            Refused::NoStream(NoStream::NotFound) | Refused::Name(_) => "NetStream.Play.StreamNotFound",
-            _ => "NetStream.Play.Failed",
-        };
-        self.session.refuse_play(msid, code, &refused.to_string());
-        self.end(&format!("live: {refused}"), ctx);
-    }
-
     /// The peer closed its stream; the connection stays for the next one.
     fn leave(&mut self, msid: u32) {
-        let now = self.now();
         let ours = match &self.role {
             Role::Publisher(role) => role.msid == msid,
             Role::Player(role) => role.msid == msid,
             Role::None => false,
         };
         if ours {
+            let now = self.now();
             self.record.milestones.close_stream = Some(now);
             self.part();
             self.deadlines.enter(Stage::Command, now);
@@ -622,134 +362,68 @@ impl Connection {
     /// Gives up publishing or playing.
     fn part(&mut self) {
         match std::mem::replace(&mut self.role, Role::None) {
-            // Rare by nature, and neither may get lost.
             Role::Publisher(role) => {
-                info!(connection = self.id, client = %self.client(), stream = %role.key, "publish ended");
+                info!(connection = self.id, client = self.client(), stream = %role.key, "publish ended");
+                // Rare by nature, and it may not get lost.
                 role.stream.do_send(EndPublish { session: self.id });
             }
             Role::Player(role) => {
-                info!(connection = self.id, client = %self.client(), stream = %role.key, drops = ?self.queue.drops(), "play ended");
-                role.stream.do_send(Unsubscribe { id: self.id });
-                self.queue.pause(true);
+                let mut output = self.output.borrow_mut();
+                let drops = output.drops();
+                info!(
+                    connection = self.id,
+                    client = self.client(),
+                    stream = %role.key,
+                    dropped_video = drops.video,
+                    dropped_audio = drops.audio,
+                    skips = drops.skips,
+                    "play ended"
+                );
+                output.stop_playing();
             }
             Role::None => {}
         }
     }
 
-    // ---- playing ---------------------------------------------------------------------------------------------------
-
-    fn begin(&mut self, burst: &[Packet]) {
-        let Role::Player(role) = &mut self.role else { return };
-        let live = &role.venue.application.live_options;
-        let msid = role.msid;
-        self.session.stream_begin(msid);
-        if live.publish_notify {
-            self.session.publish_notify(msid);
-        }
-        if live.play_restart {
-            self.session.play_started(msid);
-        }
-        self.take_output();
-        if let Role::Player(role) = &mut self.role
-            && let Some(first) = burst.iter().find(|packet| packet.is_frame())
-        {
-            role.start_clock(first.time_ms());
-        }
-        self.queue.restart();
-        self.queue.join(burst);
-    }
-
-    fn deliver(&mut self, message: Deliver, ctx: &mut Context<Self>) {
-        match message {
-            Deliver::Begin { burst } => self.begin(&burst),
-            Deliver::Media { batch, gap } => {
-                if let Role::Player(role) = &mut self.role
-                    && let Some(first) = batch.packets().iter().find(|packet| packet.is_frame())
-                {
-                    role.start_clock(first.time_ms());
-                }
-                if gap {
-                    self.queue.gap();
-                }
-                self.queue.offer(&batch);
-            }
-            Deliver::End => self.end_of_stream(ctx),
-        }
-        self.write(ctx);
-    }
-
-    fn end_of_stream(&mut self, ctx: &mut Context<Self>) {
-        let Role::Player(role) = &self.role else { return };
-        let live = &role.venue.application.live_options;
-        let (msid, stays) = (role.msid, live.idle_streams);
-        self.session.stream_eof(msid);
-        if live.publish_notify || !stays {
-            self.session.status(msid, "status", "NetStream.Play.UnpublishNotify", "Stop publishing");
-        }
-        if live.play_restart || !stays {
-            self.session.status(msid, "status", "NetStream.Play.Stop", "Stop live");
-        }
-        if !stays {
-            self.end("the publisher left and idle_streams is off", ctx);
-        }
-    }
-
-    // ---- writing ---------------------------------------------------------------------------------------------------
+    // ---- writing ----
 
     fn take_output(&mut self) {
+        let mut output = self.output.borrow_mut();
         while let Some(bytes) = self.session.take_output() {
-            self.queue.control(bytes);
+            output.control(bytes);
         }
     }
 
     /// Writes what the socket takes now; if something is left, comes back when it takes more.
     fn write(&mut self, ctx: &mut Context<Self>) {
         self.take_output();
-        if self.blocked {
-            if self.queue.control_bytes() > MAX_CONTROL_BYTES {
+        let (written, unread, drained) = {
+            let mut output = self.output.borrow_mut();
+            (output.write(), output.control_bytes(), output.is_drained())
+        };
+        match written {
+            Ok(Progress::Blocked) => self.wait_writable(ctx),
+            Ok(Progress::Done) if unread > MAX_CONTROL_BYTES => {
                 self.end_now("it asks and does not read the answers", ctx);
             }
-            return;
-        }
-        loop {
-            while self.outbox.has_room() {
-                let Some(item) = self.queue.pop() else { break };
-                let bytes = match (&item, &self.role) {
-                    (Item::Control(bytes), _) => bytes.clone(),
-                    (Item::Batch(batch), Role::Player(role)) => role.form.batch(batch),
-                    (Item::Packet(packet), Role::Player(role)) => role.form.packet(packet),
-                    _ => continue, // media for a player that has left
-                };
-                self.outbox.push(bytes);
-            }
-            if self.outbox.is_empty() {
-                break;
-            }
-            match self.outbox.write(&mut self.socket) {
-                Ok(Progress::Done) => {}
-                Ok(Progress::Blocked) => return self.wait_writable(ctx),
-                Err(error) => return self.end_now(&self.describe(&error), ctx),
-            }
-        }
-        match self.socket.flush() {
-            Ok(()) => self.linger(ctx),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_writable(ctx),
-            Err(error) => self.end_now(&self.describe(&error), ctx),
+            Ok(Progress::Done) if drained => self.linger(ctx),
+            Ok(Progress::Done) => {}
+            Err(error) => self.end_now(&describe(&error), ctx),
         }
     }
 
     fn wait_writable(&mut self, ctx: &mut Context<Self>) {
-        self.blocked = true;
-        ctx.spawn(self.socket.writable().into_actor(self).map(|ready, connection, ctx| {
-            connection.blocked = false;
+        let writable = self.output.borrow().writable();
+        ctx.spawn(writable.into_actor(self).map(|ready, connection, ctx| {
+            connection.output.borrow_mut().resume();
             match ready {
                 Ok(()) => connection.write(ctx),
-                Err(error) => connection.end_now(&connection.describe(&error), ctx),
+                Err(error) => connection.end_now(&describe(&error), ctx),
             }
         }));
     }
 
-    // ---- ending ----------------------------------------------------------------------------------------------------
+    // ---- ending ----
 
     fn fail(&mut self, error: &SessionError, ctx: &mut Context<Self>) {
         if self.place.is_none() {
@@ -782,8 +456,9 @@ impl Connection {
             && !ending.lingering
         {
             ending.lingering = true;
-            self.socket.close_notify();
-            if self.socket.shut_down().is_err() {
+            let mut output = self.output.borrow_mut();
+            output.socket().close_notify();
+            if output.socket().shut_down().is_err() {
                 ctx.stop();
             }
         }
@@ -791,12 +466,15 @@ impl Connection {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
-        let sight = Sight {
-            received: self.received,
-            written: self.outbox.written(),
-            waits: self.blocked,
-            midway: self.session.is_midway(),
-            media: self.media,
+        let sight = {
+            let output = self.output.borrow();
+            Sight {
+                received: self.received,
+                written: output.written(),
+                waits: output.is_blocked(),
+                midway: self.session.is_midway(),
+                media: self.media,
+            }
         };
         match self.deadlines.check(sight, &self.times, now) {
             Verdict::Fine => {}
@@ -804,25 +482,21 @@ impl Connection {
                 self.session.ping(now.as_millis() as u32);
                 self.write(ctx);
             }
-            Verdict::Close(reason) if self.ending.is_some() || self.blocked => self.end_now(&reason.to_string(), ctx),
+            Verdict::Close(reason) if self.ending.is_some() || sight.waits => self.end_now(&reason.to_string(), ctx),
             Verdict::Close(reason) => self.end(&reason.to_string(), ctx),
+        }
+        // Metadata that came too fast is handed on when its second has come, also when nothing else comes.
+        if matches!(self.role, Role::Publisher(_)) && self.session.receive(&[], now).is_ok() {
+            self.go_on(ctx);
         }
         let stream_lives = match &self.role {
             Role::Publisher(role) => role.stream.connected(),
-            Role::Player(role) => role.stream.connected(),
+            Role::Player(role) => role.ticket.stream().connected(),
             Role::None => true,
         };
         if !stream_lives {
             self.end("the stream failed", ctx);
         }
-    }
-
-    // ---- what is written down --------------------------------------------------------------------------------------
-
-    fn note_names(&mut self, target: &url::Target) {
-        self.record.app.clone_from(&target.app);
-        self.record.name.clone_from(&target.name);
-        self.record.args.clone_from(&target.query);
     }
 
     fn note_media(&mut self, incoming: &Incoming) {
@@ -839,23 +513,6 @@ impl Connection {
             milestones.first_data.get_or_insert(now);
         }
     }
-
-    fn client(&self) -> String {
-        self.peer.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string())
-    }
-
-    fn describe(&self, error: &io::Error) -> String {
-        if is_hang_up(error) { "the peer hung up".to_owned() } else { error.to_string() }
-    }
-}
-
-impl PlayerRole {
-    fn start_clock(&mut self, time_ms: i64) {
-        if self.zero_start {
-            self.zero_start = false;
-            self.form.origin_ms = time_ms;
-        }
-    }
 }
 
 impl Actor for Connection {
@@ -866,7 +523,7 @@ impl Actor for Connection {
             Some(reads) => {
                 ctx.add_stream(reads);
                 ctx.run_interval(TICK, Self::tick);
-                debug!(connection = self.id, client = %self.client(), port = %self.port, "client connected");
+                debug!(connection = self.id, client = self.client(), port = %self.port, "client connected");
             }
             None => ctx.stop(),
         }
@@ -875,31 +532,21 @@ impl Actor for Connection {
     fn stopped(&mut self, _: &mut Self::Context) {
         self.part();
         let reason = self.ending.take().map_or_else(|| "closed".to_owned(), |ending| ending.reason);
-        let lasted = self.now();
+        let (lasted, sent) = (self.now(), self.output.borrow().written());
+        self.output.borrow_mut().close();
         self.record.bytes_received = self.received;
-        self.record.bytes_sent = self.outbox.written();
+        self.record.bytes_sent = sent;
         self.record.duration = lasted;
-        let (id, client, sent) = (self.id, self.client(), self.outbox.written());
-        if self.place.is_some() {
-            let record = &self.record;
-            info!(
-                connection = id,
-                client,
-                app = record.app,
-                name = record.name,
-                received = self.received,
-                sent,
-                seconds = lasted.as_secs(),
-                reason,
-                "disconnect"
-            );
+        let (id, client, received) = (self.id, self.client(), self.received);
+        if let Some(place) = &self.place {
+            let SessionRecord { app, name, .. } = &*self.record;
+            let seconds = lasted.as_secs();
+            info!(connection = id, client, app, name, received, sent, seconds, reason, "disconnect");
+            self.record.reason = reason;
+            place.venue.access_log.write(&self.record);
         } else {
             // Health checks and port scanners reach no application: they are no sessions, and fill no log.
-            debug!(connection = id, client, received = self.received, sent, reason, "disconnect");
-        }
-        self.record.reason = reason;
-        if let Some(place) = &self.place {
-            place.venue.access_log.write(&self.record);
+            debug!(connection = id, client, received, sent, reason, "disconnect");
         }
         self.link.set_reason(ExitReason::Stopped);
     }
@@ -914,7 +561,7 @@ impl StreamHandler<Arrived> for Connection {
             // What comes after the last word is read and thrown away: a reset would take the last word with it.
             Arrived::Bytes(_) => {}
             Arrived::End => self.end_now("the peer closed the connection", ctx),
-            Arrived::Failed(error) => self.end_now(&self.describe(&error), ctx),
+            Arrived::Failed(error) => self.end_now(&describe(&error), ctx),
         }
     }
 
@@ -923,12 +570,22 @@ impl StreamHandler<Arrived> for Connection {
     }
 }
 
-impl Handler<Deliver> for Connection {
+impl Handler<PlayerNotice> for Connection {
     type Result = ();
 
-    fn handle(&mut self, message: Deliver, ctx: &mut Self::Context) {
-        if self.ending.is_none() && matches!(self.role, Role::Player(_)) {
-            self.deliver(message, ctx);
+    fn handle(&mut self, notice: PlayerNotice, ctx: &mut Self::Context) {
+        match notice {
+            PlayerNotice::Blocked => self.wait_writable(ctx),
+            PlayerNotice::Broken(error) => self.end_now(&describe(&error), ctx),
+            PlayerNotice::Ended => {
+                let stays = match &self.role {
+                    Role::Player(role) => role.venue.application.live_options.idle_streams,
+                    _ => true,
+                };
+                if !stays {
+                    self.end("the publisher left and idle_streams is off", ctx);
+                }
+            }
         }
     }
 }
@@ -958,63 +615,24 @@ impl Handler<Finish> for Connection {
     }
 }
 
-type StreamKeyResult = Result<StreamKey, crate::media::key::NameError>;
-
-/// Whether the next event may be looked at.
-#[derive(PartialEq, Eq)]
-enum Flow {
-    Go,
-    /// An answer from elsewhere comes first.
-    Wait,
-}
-
-fn as_media(event: &ServerEvent) -> Option<(u32, Incoming)> {
+/// Media and data, as the stream takes them; anything else comes back.
+fn into_media(event: ServerEvent) -> Result<(u32, Incoming), ServerEvent> {
     let (msid, medium, time, body) = match event {
         ServerEvent::Media { msid, video: false, time, payload } => (msid, Medium::Audio, time, payload),
         ServerEvent::Media { msid, video: true, time, payload } => (msid, Medium::Video, time, payload),
         ServerEvent::Metadata { msid, time, payload } => (msid, Medium::Metadata, time, payload),
         ServerEvent::Data { msid, time, payload } => (msid, Medium::Text, time, payload),
-        _ => return None,
+        event => return Err(event),
     };
-    Some((*msid, Incoming { medium, time: *time, body: body.clone() }))
+    Ok((msid, Incoming { medium, time, body }))
 }
 
-fn queue_rules(live: &Live, max_packets: Option<usize>) -> QueueRules {
-    QueueRules {
-        max_bytes: live.out_queue_bytes,
-        max_ms: live.out_queue_time.as_millis() as i64,
-        max_packets,
-        wait_key: live.wait_key,
-        wait_video: live.wait_video,
-        jump_to_keyframe: live.low_latency,
-    }
+fn describe(error: &io::Error) -> String {
+    if is_hang_up(error) { "the peer hung up".to_owned() } else { error.to_string() }
 }
-
-/// A number for a name, for counting different ones.
-fn fingerprint(key: &StreamKey) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Before anything is played only control bytes wait.
-const CONTROL_ONLY: QueueRules = QueueRules {
-    max_bytes: 0,
-    max_ms: 0,
-    max_packets: None,
-    wait_key: false,
-    wait_video: false,
-    jump_to_keyframe: false,
-};
 
 /// Replies that may wait for a peer that does not read them.
 const MAX_CONTROL_BYTES: usize = 64 * 1024;
 
-/// Deliveries that may wait while the arbiter is busy: about a second of a stream.
-const MAILBOX: usize = 64;
-
 /// How often a connection looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How often a stream may end under our hands before we give up.
-const STREAM_TRIES: usize = 3;

@@ -119,12 +119,21 @@ pub struct EndPublish {
     pub session: u64,
 }
 
-/// Joins the stream. If somebody publishes, the answer is a [`Deliver::Begin`] with what a late joiner needs.
+/// Joins the stream: from the next packet on the subscriber is told everything.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Subscribe {
     pub id: u64,
     pub to: Recipient<Deliver>,
+}
+
+/// A subscriber has a new listener. If somebody publishes, the subscriber is told in a [`Deliver::Begin`] for this listener
+/// what a late joiner needs, in order with everything else it is told.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CatchUp {
+    pub subscriber: u64,
+    pub listener: u64,
 }
 
 /// Leaves the stream.
@@ -138,8 +147,8 @@ pub struct Unsubscribe {
 #[derive(Message, Clone)]
 #[rtype(result = "()")]
 pub enum Deliver {
-    /// A publisher is there; these packets come first.
-    Begin { burst: Arc<[Packet]> },
+    /// A publisher is there; these packets come first. For one listener who has just come, or else for all.
+    Begin { listener: Option<u64>, burst: Arc<[Packet]> },
     /// The next packets. `gap`: something before them was lost on the way here.
     Media { batch: Batch, gap: bool },
     /// The publisher is gone.
@@ -311,7 +320,6 @@ impl LiveStream {
             let sent = subscriber.to.try_send(Deliver::Media { batch: batch.clone(), gap: subscriber.missed });
             subscriber.settle(sent, counters)
         });
-        self.count_players();
     }
 
     /// Tells everybody what nobody may miss. It happens once a publish, so it need not ask whether there is room.
@@ -331,7 +339,7 @@ impl LiveStream {
 
     fn begin_playing(&mut self) {
         info!(stream = %self.key, "live");
-        self.tell(&Deliver::Begin { burst: Arc::new([]) });
+        self.tell(&Deliver::Begin { listener: None, burst: Arc::new([]) });
     }
 
     fn end_publisher(&mut self) {
@@ -343,10 +351,6 @@ impl LiveStream {
         if self.publisher.take().is_some_and(|publisher| publisher.active) {
             self.tell(&Deliver::End);
         }
-    }
-
-    fn count_players(&self) {
-        self.counters.players.store(self.subscribers.len() as u32, Ordering::Relaxed);
     }
 
     fn is_active(&self) -> bool {
@@ -437,19 +441,25 @@ impl Handler<Subscribe> for LiveStream {
     type Result = ();
 
     fn handle(&mut self, Subscribe { id, to }: Subscribe, _: &mut Self::Context) {
-        let mut subscriber = Subscriber { id, to, missed: false };
-        if self.is_active() {
-            // What is being gathered is in the cache already: it goes to the others first, so that nobody gets it twice.
-            if let Some(batch) = self.gather.take() {
-                self.deliver(batch);
-            }
-            let sent = subscriber.to.try_send(Deliver::Begin { burst: self.burst() });
-            if !subscriber.settle(sent, &self.counters) {
-                return;
-            }
+        self.subscribers.push(Subscriber { id, to, missed: false });
+    }
+}
+
+impl Handler<CatchUp> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, CatchUp { subscriber, listener }: CatchUp, _: &mut Self::Context) {
+        if !self.is_active() {
+            return;
         }
-        self.subscribers.push(subscriber);
-        self.count_players();
+        // What is being gathered is in the cache already: it goes to the others first, so that nobody gets it twice.
+        if let Some(batch) = self.gather.take() {
+            self.deliver(batch);
+        }
+        let Some(place) = self.subscribers.iter().position(|known| known.id == subscriber) else { return };
+        let burst = self.burst();
+        // Once for each who joins, and without it that one would never start.
+        self.subscribers[place].to.do_send(Deliver::Begin { listener: Some(listener), burst });
     }
 }
 
@@ -458,7 +468,6 @@ impl Handler<Unsubscribe> for LiveStream {
 
     fn handle(&mut self, Unsubscribe { id }: Unsubscribe, _: &mut Self::Context) {
         self.subscribers.retain(|subscriber| subscriber.id != id);
-        self.count_players();
     }
 }
 
@@ -523,6 +532,7 @@ mod tests {
         async fn join(stream: &Addr<LiveStream>, id: u64) -> Self {
             let player = Self::new();
             stream.send(Subscribe { id, to: player.address.clone().recipient() }).await.expect("the stream lives");
+            stream.send(CatchUp { subscriber: id, listener: 0 }).await.expect("the stream lives");
             player
         }
 
@@ -530,7 +540,7 @@ mod tests {
         async fn next(&mut self) -> Vec<(PacketKind, i64)> {
             let about = |packets: &[Packet]| packets.iter().map(|p| (p.kind(), p.time_ms())).collect();
             match self.seen.recv().await.expect("the stream lives") {
-                Deliver::Begin { burst } => about(&burst),
+                Deliver::Begin { burst, .. } => about(&burst),
                 Deliver::Media { batch, .. } => about(batch.packets()),
                 Deliver::End => vec![(PacketKind::End, 0)],
             }
@@ -677,7 +687,7 @@ mod tests {
         send(&stream, 1, &[(Medium::Metadata, 0, b"older")]).await;
         send(&stream, 1, &[(Medium::Metadata, 0, b"newest")]).await;
         let late = Player::join(&stream, 8).await.seen.recv().await;
-        let Some(Deliver::Begin { burst }) = late else { panic!("a joiner is told how things stand") };
+        let Some(Deliver::Begin { burst, .. }) = late else { panic!("a joiner is told how things stand") };
         assert_eq!(&burst[0].payload()[..], b"newest");
     }
 }

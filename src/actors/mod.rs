@@ -15,6 +15,7 @@
 //!
 //! Waiting goes one way: connection → router, connection → stream. Streams and the router wait for nobody.
 
+pub mod audience;
 pub mod connection;
 pub mod house;
 pub mod listener;

@@ -32,13 +32,27 @@ pub struct Router {
 
 /// Finds the stream of this name for somebody who may have it, and makes it where that makes sense.
 #[derive(Message)]
-#[rtype(result = "Result<Addr<LiveStream>, NoStream>")]
+#[rtype(result = "Result<Opened, NoStream>")]
 pub struct OpenStream {
     pub key: StreamKey,
     pub rules: Arc<Rules>,
     pub purpose: Purpose,
     /// Where a new stream is to live: beside its publisher.
     pub home: ArbiterHandle,
+}
+
+/// A stream somebody asked for. It lives as long as somebody holds its address.
+#[derive(Clone)]
+pub struct Opened {
+    pub stream: Addr<LiveStream>,
+    pub counters: Arc<StreamCounters>,
+}
+
+impl Opened {
+    /// Tells this stream from others of the same name, before it and after it.
+    pub fn id(&self) -> u64 {
+        self.counters.id
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +75,7 @@ impl Router {
         Self { limits, directory, names: HashMap::new(), next_id: 1, _alive: alive }
     }
 
-    fn make(&mut self, asked: OpenStream, ctx: &Context<Self>) -> Addr<LiveStream> {
+    fn make(&mut self, asked: OpenStream, ctx: &Context<Self>) -> Opened {
         let id = self.next_id;
         self.next_id += 1;
         let counters = Arc::new(StreamCounters { id, publishing: AtomicBool::new(false), ..StreamCounters::default() });
@@ -75,8 +89,8 @@ impl Router {
             }
         });
         self.names.insert(id, key.clone());
-        self.directory.insert(key, Entry { stream: stream.downgrade(), counters });
-        stream
+        self.directory.insert(key, Entry { stream: stream.downgrade(), counters: Arc::clone(&counters) });
+        Opened { stream, counters }
     }
 }
 
@@ -85,17 +99,19 @@ impl Actor for Router {
 }
 
 impl Handler<OpenStream> for Router {
-    type Result = Result<Addr<LiveStream>, NoStream>;
+    type Result = Result<Opened, NoStream>;
 
     fn handle(&mut self, asked: OpenStream, ctx: &mut Self::Context) -> Self::Result {
-        let known = self.directory.find(&asked.key);
-        let living = known.as_ref().and_then(|entry| entry.stream.upgrade()).filter(Addr::connected);
-        let publishing = known.is_some_and(|entry| entry.counters.publishing.load(Ordering::Relaxed));
-        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !(publishing && living.is_some()) {
+        let living = self.directory.find(&asked.key).and_then(|Entry { stream, counters }| {
+            let stream = stream.upgrade().filter(Addr::connected)?;
+            Some(Opened { stream, counters })
+        });
+        let publishing = living.as_ref().is_some_and(|opened| opened.counters.publishing.load(Ordering::Relaxed));
+        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !publishing {
             return Err(NoStream::NotFound);
         }
         match living {
-            Some(stream) => Ok(stream),
+            Some(opened) => Ok(opened),
             None if self.names.len() >= self.limits.max_live_streams as usize => {
                 Err(NoStream::TooMany { max: self.limits.max_live_streams })
             }

@@ -5,6 +5,7 @@ pub mod deadlines;
 pub mod directory;
 pub mod link;
 pub mod outbox;
+pub mod output;
 pub mod restart;
 pub mod socket;
 pub mod tls;

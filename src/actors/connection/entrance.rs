@@ -1,0 +1,355 @@
+//! How a connection comes to publish or play: names become a stream, rules are asked, and then the router and the stream.
+//!
+//! The order is fixed: is it live, address rules, key, name, counts, and last the stream's word on whether the name is
+//! free. Nothing has happened yet when any of them refuses.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use actix::prelude::*;
+use tracing::info;
+
+use super::{Connection, Flow, Place, PlayerRole, PublisherRole, Role};
+use crate::{
+    actors::{
+        audience::{self, Seat},
+        house::Venue,
+        live_stream::{NameInUse, Publish},
+        router::{NoStream, OpenStream, Opened, Purpose},
+        support::{
+            census::{Crowded, Publishing},
+            deadlines::{Stage, Times},
+        },
+    },
+    config::{Action, Application, Live},
+    media::{
+        key::{NameError, StreamKey},
+        queue::QueueRules,
+    },
+    protocol::rtmp::{
+        chunk::WireStyle,
+        server::{ConnectRequest, PlayStart},
+        url,
+        wire::PlayForm,
+    },
+};
+
+/// Why somebody may not publish or play.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("access forbidden by rule")]
+    Access,
+    #[error("publishing from {0} needs the key: rtmp://HOST/APP/NAME?key=KEY")]
+    Key(String),
+    #[error("too many wrong keys from this address, try again in a minute")]
+    Guessing,
+    #[error("live is off in application \"{0}\"")]
+    NotLive(String),
+    #[error("one connection publishes or plays one stream")]
+    Occupied,
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Crowded(#[from] Crowded),
+    #[error(transparent)]
+    NoStream(#[from] NoStream),
+    #[error("{0}")]
+    InUse(#[from] NameInUse),
+    #[error("the server is ending")]
+    Ending,
+}
+
+/// What a command's names mean here.
+struct Wanted {
+    target: url::Target,
+    venue: Arc<Venue>,
+    key: Result<StreamKey, NameError>,
+}
+
+impl Connection {
+    pub(super) fn connect(&mut self, request: ConnectRequest, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let host = url::resolve(&request.tc_url, &request.app, "").host;
+        let local = self.local.map(|local| local.ip());
+        let server = Arc::clone(self.port.endpoint.server_for(local, Some(&host)));
+        let target = url::resolve_in(&request.tc_url, &request.app, "", |app| has(&server.applications, app));
+        let (app, _) = url::split_app(&request.app);
+        info!(
+            connection = self.id,
+            client = self.client(),
+            app,
+            flashver = request.flash_ver,
+            tc_url = request.tc_url,
+            "connect"
+        );
+        let record = &mut self.record;
+        record.milestones.connect = Some(now);
+        record.host = host;
+        record.server_id.clone_from(&server.id);
+        record.app.clone_from(&target.app);
+        record.flash_ver = request.flash_ver;
+        record.swf_url = request.swf_url;
+        record.page_url = request.page_url;
+        record.tc_url.clone_from(&request.tc_url);
+        record.audio_codecs = request.audio_codecs;
+        record.video_codecs = request.video_codecs;
+        let venue = self.house.venue(&server, app).or_else(|| self.house.venue(&server, &target.app));
+        let Some(venue) = venue else {
+            self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{app}\""));
+            return self.end(&format!("connect: application not found: '{app}'"), ctx);
+        };
+        self.times = Times::new(&self.house.limits, &server.rtmp);
+        self.deadlines.enter(Stage::Command, now);
+        self.place = Some(Box::new(Place { server, venue, tc_url: request.tc_url, app: request.app }));
+        let read_on = self.session.accept_connect();
+        self.read_on(read_on, ctx);
+    }
+
+    pub(super) fn publish(&mut self, msid: u32, name: &str, kind: &str, ctx: &mut Context<Self>) -> Flow {
+        let Some(wanted) = self.wanted(name) else { return Flow::Go };
+        let (app, name) = (&wanted.target.app, &wanted.target.name);
+        info!(connection = self.id, client = self.client(), app, name, kind, "publish");
+        match self.may_publish(&wanted) {
+            Ok((key, counted)) => {
+                let venue = wanted.venue;
+                let asked = self.ask_to_publish(key.clone(), &venue, ctx);
+                ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
+                    match answer {
+                        Ok(opened) => connection.begin_publishing(msid, key, opened, &venue, counted, ctx),
+                        Err(refused) => connection.refuse_publish(msid, &refused, ctx),
+                    }
+                    connection.go_on(ctx);
+                }));
+                Flow::Wait
+            }
+            Err(refused) => {
+                self.refuse_publish(msid, &refused, ctx);
+                Flow::Go
+            }
+        }
+    }
+
+    pub(super) fn play(&mut self, msid: u32, name: &str, ctx: &mut Context<Self>) -> Flow {
+        let Some(wanted) = self.wanted(name) else { return Flow::Go };
+        let (app, name) = (&wanted.target.app, &wanted.target.name);
+        info!(connection = self.id, client = self.client(), app, name, "play");
+        match self.may_play(&wanted) {
+            Ok(key) => {
+                let venue = wanted.venue;
+                let open = self.open_stream(key.clone(), &venue, Purpose::Play);
+                ctx.wait(open.into_actor(self).map(move |answer, connection, ctx| {
+                    match answer {
+                        Ok(opened) => connection.begin_playing(msid, key, &opened, &venue, ctx),
+                        Err(refused) => connection.refuse_play(msid, &refused, ctx),
+                    }
+                    connection.go_on(ctx);
+                }));
+                Flow::Wait
+            }
+            Err(refused) => {
+                self.refuse_play(msid, &refused, ctx);
+                Flow::Go
+            }
+        }
+    }
+
+    fn wanted(&mut self, name: &str) -> Option<Wanted> {
+        let place = self.place.as_ref()?;
+        let applications = &place.server.applications;
+        let target = url::resolve_in(&place.tc_url, &place.app, name, |app| has(applications, app));
+        let venue = self.house.venue(&place.server, &target.app).unwrap_or_else(|| Arc::clone(&place.venue));
+        let key = StreamKey::parse(&place.server.id, &target.app, &target.name);
+        self.record.app.clone_from(&target.app);
+        self.record.name.clone_from(&target.name);
+        self.record.args.clone_from(&target.query);
+        Some(Wanted { target, venue, key })
+    }
+
+    /// All that can be said without asking the stream, cheapest first.
+    fn may_publish(&self, wanted: &Wanted) -> Result<(StreamKey, Publishing), Refused> {
+        let application = &wanted.venue.application;
+        self.may_enter(application, Action::Publish)?;
+        let (census, peer, now) = (&self.house.census, self.peer_ip(), self.house.now());
+        if application.publish_key.is_some() && census.is_guessing(peer, now) {
+            return Err(Refused::Guessing);
+        }
+        if !application.key_opens(peer, wanted.target.arg("key")) {
+            census.note_wrong_key(peer, now);
+            return Err(Refused::Key(self.client()));
+        }
+        let key = wanted.key.clone()?;
+        let counted = census.admit_publisher(peer, fingerprint(&key), now)?;
+        Ok((key, counted))
+    }
+
+    fn may_play(&self, wanted: &Wanted) -> Result<StreamKey, Refused> {
+        self.may_enter(&wanted.venue.application, Action::Play)?;
+        Ok(wanted.key.clone()?)
+    }
+
+    fn may_enter(&self, application: &Application, action: Action) -> Result<(), Refused> {
+        if !matches!(self.role, Role::None) {
+            return Err(Refused::Occupied);
+        }
+        if !application.live {
+            return Err(Refused::NotLive(application.name.clone()));
+        }
+        if !application.access.allows(action, self.peer_ip()) {
+            return Err(Refused::Access);
+        }
+        Ok(())
+    }
+
+    fn open_stream(
+        &self,
+        key: StreamKey,
+        venue: &Venue,
+        purpose: Purpose,
+    ) -> impl Future<Output = Result<Opened, Refused>> + 'static {
+        let router = self.house.router.clone();
+        let open = OpenStream { key, rules: Arc::clone(&venue.rules), purpose, home: Arbiter::current() };
+        async move { router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from) }
+    }
+
+    fn ask_to_publish(
+        &self,
+        key: StreamKey,
+        venue: &Venue,
+        ctx: &mut Context<Self>,
+    ) -> impl Future<Output = Result<Opened, Refused>> + 'static {
+        let mut tries: Vec<_> =
+            (0..STREAM_TRIES).map(|_| self.open_stream(key.clone(), venue, Purpose::Publish)).collect();
+        let (session, peer, to) = (self.id, self.peer, ctx.address());
+        async move {
+            while let Some(open) = tries.pop() {
+                let opened = open.await?;
+                match opened.stream.send(Publish { session, peer, to: to.clone().recipient() }).await {
+                    Ok(answer) => return answer.map(|_| opened).map_err(Refused::from),
+                    // Everybody had left the stream, and it ended between the router's answer and our message.
+                    Err(_) => continue,
+                }
+            }
+            Err(Refused::Ending)
+        }
+    }
+
+    fn begin_publishing(
+        &mut self,
+        msid: u32,
+        key: StreamKey,
+        opened: Opened,
+        venue: &Venue,
+        counted: Publishing,
+        ctx: &mut Context<Self>,
+    ) {
+        let now = self.now();
+        info!(connection = self.id, client = self.client(), stream = %key, "publishing");
+        self.times.idle_publisher = venue.application.live_options.drop_idle_publisher;
+        self.deadlines.enter(Stage::Publishing, now);
+        self.record.milestones.start = Some(now);
+        self.record.published = true;
+        self.role = Role::Publisher(Box::new(PublisherRole { msid, key, stream: opened.stream, _counted: counted }));
+        let read_on = self.session.accept_publish(msid);
+        self.read_on(read_on, ctx);
+    }
+
+    fn begin_playing(
+        &mut self,
+        msid: u32,
+        key: StreamKey,
+        opened: &Opened,
+        venue: &Arc<Venue>,
+        ctx: &mut Context<Self>,
+    ) {
+        let now = self.now();
+        info!(connection = self.id, client = self.client(), stream = %key, "playing");
+        let live = &venue.application.live_options;
+        let start = PlayStart { stream_begin: true, reset: true, publish_notify: false, start: !live.play_restart };
+        let read_on = self.session.accept_play(msid, start);
+        self.take_output();
+        let (begin_words, end_words) = self.words(msid, live);
+        let caps = self.session.caps();
+        let chunks = WireStyle { repeat_extended: live.play_time_fix, ..self.session.wire_style() };
+        let form = PlayForm {
+            msid,
+            multitrack: caps.takes_multitrack(),
+            enhanced_hevc: caps.takes_video(*b"hvc1"),
+            ..PlayForm::new(chunks, live.interleave)
+        };
+        self.output.borrow_mut().play(form, queue_rules(live, venue.max_packets), live.zero_start);
+        self.times.slow_player = live.slow_player_timeout;
+        self.deadlines.enter(Stage::Playing, now);
+        self.record.milestones.start = Some(now);
+        self.record.played = true;
+        let seat = Seat::new(self.id, self.output.clone(), begin_words, end_words, ctx.address().recipient());
+        let ticket = audience::join(opened, seat);
+        self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue) }));
+        self.read_on(read_on, ctx);
+    }
+
+    /// What this player is told when a publisher comes and when it goes, said in advance: the audience says it later.
+    fn words(&mut self, msid: u32, live: &Live) -> (bytes::Bytes, bytes::Bytes) {
+        self.session.stream_begin(msid);
+        if live.publish_notify {
+            self.session.publish_notify(msid);
+        }
+        if live.play_restart {
+            self.session.play_started(msid);
+        }
+        let begin = self.session.take_output().unwrap_or_default();
+        self.session.stream_eof(msid);
+        if live.publish_notify || !live.idle_streams {
+            self.session.status(msid, "status", "NetStream.Play.UnpublishNotify", "Stop publishing");
+        }
+        if live.play_restart || !live.idle_streams {
+            self.session.status(msid, "status", "NetStream.Play.Stop", "Stop live");
+        }
+        (begin, self.session.take_output().unwrap_or_default())
+    }
+
+    fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
+        let code = match refused {
+            Refused::InUse(_) | Refused::Name(_) | Refused::Occupied => "NetStream.Publish.BadName",
+            Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) => "NetStream.Publish.Denied",
+            Refused::Crowded(_) | Refused::NoStream(_) | Refused::Ending => "NetStream.Publish.Rejected",
+        };
+        self.session.refuse_publish(msid, code, &refused.to_string());
+        self.end(&format!("publish: {refused}"), ctx);
+    }
+
+    fn refuse_play(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
+        let code = match refused {
+            Refused::NoStream(NoStream::NotFound) | Refused::Name(_) => "NetStream.Play.StreamNotFound",
+            _ => "NetStream.Play.Failed",
+        };
+        self.session.refuse_play(msid, code, &refused.to_string());
+        self.end(&format!("play: {refused}"), ctx);
+    }
+}
+
+fn has(applications: &[Arc<Application>], name: &str) -> bool {
+    applications.iter().any(|application| application.name == name)
+}
+
+/// A number for a name, for counting different ones.
+fn fingerprint(key: &StreamKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn queue_rules(live: &Live, max_packets: Option<usize>) -> QueueRules {
+    QueueRules {
+        max_bytes: live.out_queue_bytes,
+        max_ms: live.out_queue_time.as_millis() as i64,
+        max_packets,
+        wait_key: live.wait_key,
+        wait_video: live.wait_video,
+        jump_to_keyframe: live.low_latency,
+    }
+}
+
+/// How often a stream may end under our hands before we give up.
+const STREAM_TRIES: usize = 3;

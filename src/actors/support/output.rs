@@ -1,0 +1,180 @@
+//! Everything between the decision to send and the socket of one connection.
+
+use std::{cell::RefCell, io, rc::Rc};
+
+use bytes::Bytes;
+
+use super::{
+    outbox::{Outbox, Progress},
+    socket::Writes,
+};
+use crate::{
+    media::{
+        packet::{Batch, Packet},
+        queue::{Drops, Item, QueueRules, SendQueue},
+    },
+    protocol::rtmp::wire::PlayForm,
+};
+
+/// The sending side of a connection. Its connection and the audience it sits in share it: both live on one arbiter, so
+/// it is never used by two at a time.
+pub type SharedOutput = Rc<RefCell<Output>>;
+
+/// Queue, outbox and socket of one connection.
+pub struct Output {
+    socket: Writes,
+    queue: SendQueue,
+    outbox: Outbox,
+    /// Somebody waits for the socket to take bytes again: until then things only queue.
+    waiting: bool,
+    player: Option<Player>,
+}
+
+struct Player {
+    form: PlayForm,
+    /// The player's clock is to start with its first frame.
+    zero_start: bool,
+}
+
+impl Output {
+    pub fn new(socket: Writes) -> Self {
+        Self { socket, queue: SendQueue::new(CONTROL_ONLY), outbox: Outbox::default(), waiting: false, player: None }
+    }
+
+    /// From here on packets are taken, in this form and under these rules.
+    pub fn play(&mut self, form: PlayForm, rules: QueueRules, zero_start: bool) {
+        self.queue.configure(rules);
+        self.player = Some(Player { form, zero_start });
+    }
+
+    /// From here on packets are refused; those that wait are forgotten.
+    pub fn stop_playing(&mut self) {
+        if self.player.take().is_some() {
+            self.queue.pause(true);
+        }
+    }
+
+    /// Bytes that must arrive, in order with the media around them.
+    pub fn control(&mut self, bytes: Bytes) {
+        self.queue.control(bytes);
+    }
+
+    /// A publisher is there: what the player is told, and the packets that come first.
+    pub fn begin(&mut self, words: Bytes, burst: &[Packet]) {
+        self.start_clock(burst);
+        self.queue.control(words);
+        self.queue.restart();
+        self.queue.join(burst);
+    }
+
+    /// The stream's next packets. `gap`: some before them were lost on the way here.
+    pub fn offer(&mut self, batch: &Batch, gap: bool) {
+        if self.player.is_none() {
+            return;
+        }
+        self.start_clock(batch.packets());
+        if gap {
+            self.queue.gap();
+        }
+        self.queue.offer(batch);
+    }
+
+    /// Writes what the socket takes now. After `Blocked` nothing is written until [`Output::writable`] is called.
+    pub fn write(&mut self) -> io::Result<Progress> {
+        if self.waiting {
+            return Ok(Progress::Done);
+        }
+        loop {
+            while self.outbox.has_room() {
+                let Some(item) = self.queue.pop() else { break };
+                let bytes = match (item, &self.player) {
+                    (Item::Control(bytes), _) => bytes,
+                    (Item::Batch(batch), Some(player)) => player.form.batch(&batch),
+                    (Item::Packet(packet), Some(player)) => player.form.packet(&packet),
+                    (_, None) => continue, // media for a player that has left
+                };
+                self.outbox.push(bytes);
+            }
+            if self.outbox.is_empty() {
+                break;
+            }
+            if self.outbox.write(&mut self.socket)? == Progress::Blocked {
+                self.waiting = true;
+                return Ok(Progress::Blocked);
+            }
+        }
+        match self.socket.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.waiting = true;
+                Ok(Progress::Blocked)
+            }
+            flushed => flushed.map(|()| Progress::Done),
+        }
+    }
+
+    /// Resolves when a blocked socket takes bytes again; [`Output::resume`] then lets them flow.
+    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + 'static {
+        self.socket.writable()
+    }
+
+    pub fn resume(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Whether the socket is what everything waits for.
+    pub fn is_blocked(&self) -> bool {
+        self.waiting
+    }
+
+    /// Whether everything has gone into the socket.
+    pub fn is_drained(&self) -> bool {
+        !self.waiting && self.queue.is_empty() && self.outbox.is_empty()
+    }
+
+    /// Bytes the socket has taken so far.
+    pub fn written(&self) -> u64 {
+        self.outbox.written()
+    }
+
+    /// Control bytes that wait; a peer that lets them pile up asks and does not read the answers.
+    pub fn control_bytes(&self) -> usize {
+        self.queue.control_bytes()
+    }
+
+    pub fn drops(&self) -> Drops {
+        self.queue.drops()
+    }
+
+    pub fn queue(&mut self) -> &mut SendQueue {
+        &mut self.queue
+    }
+
+    pub fn socket(&mut self) -> &mut Writes {
+        &mut self.socket
+    }
+
+    /// Lets go of the socket, whoever else still holds this.
+    pub fn close(&mut self) {
+        self.stop_playing();
+        self.socket = Writes::closed();
+    }
+
+    fn start_clock(&mut self, packets: &[Packet]) {
+        if let Some(player) = self.player.as_mut().filter(|player| player.zero_start)
+            && let Some(first) = packets.iter().find(|packet| packet.is_frame())
+        {
+            player.zero_start = false;
+            player.form.origin_ms = first.time_ms();
+        }
+    }
+}
+
+/// Before anything is played only control bytes wait.
+const CONTROL_ONLY: QueueRules = QueueRules {
+    max_bytes: 0,
+    max_ms: 0,
+    max_packets: None,
+    wait_key: false,
+    wait_video: false,
+    jump_to_keyframe: false,
+};
