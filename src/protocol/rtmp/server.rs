@@ -615,6 +615,9 @@ impl ServerSession {
             "@setdataframe" | "onmetadata" | "ontextdata" | "oncuepoint" | "onfi" => {
                 self.data(Message { kind: data_kind(message.kind), ..message })
             }
+            // Sent by encoders about to close. ffmpeg closes without reading on, so that an answer comes back as a reset that
+            // swallows the deleteStream behind it: a clean end would look like a broken one.
+            "fcunpublish" => Ok(()),
             // Answers to what we sent: onStatus wants none.
             "_result" | "_error" | "onstatus" => Ok(()),
             name => {
@@ -1454,6 +1457,13 @@ mod tests {
         desk.now = Duration::from_secs(1);
         desk.command(0, "flood", 8, Value::Null, &[]).expect("tolerated");
         assert_eq!(desk.told().len(), 1);
+    }
+
+    #[test]
+    fn encoder_about_to_close_is_not_talked_to() {
+        let mut desk = Desk::publishing();
+        desk.command(0, "FCUnpublish", 6, Value::Null, &["cam".into()]).expect("taken note of");
+        assert_eq!((desk.told(), desk.events()), (vec![], vec![]));
     }
 
     #[test]
