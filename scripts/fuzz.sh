@@ -25,14 +25,27 @@ built="--sanitizer none --codegen-units 16"
 cargo fuzz build $built
 [ $# -gt 0 ] || set -- $(cargo fuzz list)
 
+# The words of a target's language: those that its source spells out.
+words() {
+    echo '"live"' # an empty dictionary is an error
+    case $1 in
+    config) sources=src/config/directives.rs ;;
+    session | client_session) sources='src/protocol/rtmp/*.rs' ;;
+    url) sources=src/protocol/rtmp/url.rs ;;
+    *) return 0 ;;
+    esac
+    grep -hoE '"[A-Za-z_.:/?=]{2,40}"' $sources | sort -u
+}
+
 # $1: target, $2: seconds, $3: where a crashing input goes, then folders with inputs
 run() {
     target=$1 time=$2 artifacts=$3
     shift 3
+    words "$target" >"$logs/words"
     # The outer limit is for a fuzzer that fails to stop itself.
     timeout --kill-after=5 $((time + 60)) cargo fuzz run $built "$target" "$@" -- \
         -max_total_time="$time" -timeout=5 -rss_limit_mb=512 -max_len=8192 \
-        -artifact_prefix="$artifacts/" -print_final_stats=0 -verbosity=1
+        -dict="$logs/words" -artifact_prefix="$artifacts/" -print_final_stats=0 -verbosity=1
 }
 
 logs=$(mktemp -d)
