@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
-use crate::config::{BuiltIn, Config, ConfigError, LoadOptions, LogTarget, syntax};
+use crate::config::{self, BuiltIn, Config, ConfigError, LoadOptions, LogTarget};
 use crate::log::LogFiles;
 use crate::process::{self, PidFile, Privileges, ProcessError, Signal};
 use crate::server;
@@ -75,7 +75,7 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
-    Bench(crate::bench::BenchArgs),
+    Bench(Box<crate::bench::BenchArgs>),
     /// Ask a running server for a handshake; exit 0 if it answers, 1 if not.
     Health {
         /// HOST:PORT; without it the address in the configuration (-c), else 127.0.0.1:1935.
@@ -93,7 +93,7 @@ fn run(args: Vec<OsString>) -> ExitCode {
     let outcome = match &arguments.command {
         Some(Command::Check { file }) => return check(file, &arguments),
         Some(Command::Health { address }) => ask_health(address.as_deref(), &arguments),
-        Some(Command::Bench(bench)) => return crate::bench::command(bench.clone()),
+        Some(Command::Bench(bench)) => return crate::bench::command((**bench).clone()),
         None => run_as_nginx(&arguments),
     };
     match outcome {
@@ -137,17 +137,24 @@ fn config_file(arguments: &Arguments) -> Option<PathBuf> {
 }
 
 fn load(file: &Path, arguments: &Arguments) -> Result<Config, ConfigError> {
-    let options = LoadOptions { prefix: arguments.prefix.clone(), globals: arguments.globals.clone() };
-    let mut config = Config::load(file, &options)?;
+    let mut config = Config::load(file, &load_options(arguments))?;
     apply_error_log(&mut config, arguments);
     Ok(config)
+}
+
+fn load_options(arguments: &Arguments) -> LoadOptions {
+    LoadOptions { prefix: arguments.prefix.clone(), globals: arguments.globals.clone() }
 }
 
 /// The configuration of a start with nothing; `-g` works there too.
 fn built_in(publish_key: Option<String>, arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = Config::built_in(BuiltIn { publish_key, ..BuiltIn::default() });
     if arguments.globals.is_some() {
-        config.process = load(Path::new("/dev/null"), arguments)?.process;
+        // Directives without a file: what is relative in them is relative to where the server is started.
+        let options = LoadOptions { prefix: Some(PathBuf::from(".")), globals: arguments.globals.clone() };
+        config.process = Config::load(Path::new("/dev/null"), &options)?.process;
+        // A server of one command leaves no file in that place that nobody asked for.
+        config.process.pid = config.process.pid.filter(|_| config.process.pid_is_written);
     }
     apply_error_log(&mut config, arguments);
     Ok(config)
@@ -158,7 +165,7 @@ fn apply_error_log(config: &mut Config, arguments: &Arguments) {
     let Some(file) = &arguments.error_log else { return };
     let target = if file == Path::new("stderr") { LogTarget::Stderr } else { LogTarget::File(file.clone()) };
     // A file that says exactly what the default is counts as one that says nothing.
-    let unwritten = crate::config::Process::default().error_logs;
+    let unwritten = config::Process::default().error_logs;
     if config.process.error_logs == unwritten {
         for log in &mut config.process.error_logs {
             log.target = target.clone();
@@ -195,7 +202,7 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
         err(&format!("livemill: configuration file {shown} test is successful\n"));
     }
     if arguments.dump {
-        let tree = syntax::read(&file, None, &mut syntax::Disk);
+        let tree = config::build::read(&file, &load_options(arguments));
         for source in &tree.sources {
             out(&format!("# configuration file {}:\n{}\n", source.name, source.text));
         }
@@ -207,16 +214,10 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
 
 /// Exit codes: 0 nothing is lost, 1 something is, 2 the file is broken.
 fn check(file: &Path, arguments: &Arguments) -> ExitCode {
-    match load(file, arguments) {
-        Ok(config) => {
-            warn_all(&config);
-            if config.warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            say("emerg", &error.to_string());
-            ExitCode::from(BROKEN)
-        }
-    }
+    let file = arguments.prefix.as_ref().map_or_else(|| file.to_owned(), |prefix| prefix.join(file));
+    let report = config::check::report_file(&file, &load_options(arguments));
+    out(&report.to_string());
+    ExitCode::from(report.exit_code())
 }
 
 // ---- -s ----

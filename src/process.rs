@@ -4,7 +4,7 @@
 //! background (before the first thread, which a fork would lose), write the pid file, start threads, give up privileges.
 
 use std::ffi::CString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,6 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Gid, Group, Pid, Uid, User};
 use thiserror::Error;
 use tokio::signal::unix::{self, SignalKind};
-
-use crate::log::queue::describe;
 
 /// What the operator asks of a running server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +106,8 @@ pub fn tighten_umask() {
 pub struct PidFile {
     path: PathBuf,
     pid: u32,
+    /// Open from when it was written: what cannot be removed without privileges can still be emptied. None: not a file.
+    file: Option<File>,
 }
 
 impl PidFile {
@@ -122,15 +122,17 @@ impl PidFile {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
             fs::create_dir_all(folder).map_err(fail)?;
         }
-        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        let file = if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             // `pid /dev/null;` and links are written through: a rename would replace the device or the link.
             fs::write(path, text).map_err(fail)?;
+            None
         } else {
             // Whoever reads the file at the wrong moment must not find half a number: another process would be signalled.
             write_by_rename(path, text.as_bytes(), PID_FILE_MODE).map_err(fail)?;
-        }
+            Some(OpenOptions::new().write(true).open(path).map_err(fail)?)
+        };
         // Absolute from now on: after a change of directory the same file must be found again.
-        Ok(Self { path: std::path::absolute(path).map_err(fail)?, pid })
+        Ok(Self { path: std::path::absolute(path).map_err(fail)?, pid, file })
     }
 
     /// The process id in a file, as nginx reads it.
@@ -148,9 +150,9 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Another server may have started since and written its own.
         let is_ours = Self::read(&self.path).is_ok_and(|pid| u32::try_from(pid.as_raw()) == Ok(self.pid));
-        if is_ours && fs::symlink_metadata(&self.path).is_ok_and(|found| found.is_file()) {
-            // Without privileges the folder may be closed by now; then the file stays and is stale.
-            let _ = fs::remove_file(&self.path);
+        if let (true, Some(file)) = (is_ours, &self.file) {
+            // A number left behind would be somebody else's one day, and `-s stop` would stop that.
+            let _ = fs::remove_file(&self.path).or_else(|_| file.set_len(0));
         }
     }
 }
@@ -301,13 +303,20 @@ pub enum ProcessError {
     TooFewFiles { limit: u64 },
 }
 
+/// As nginx writes it: `13: Permission denied`.
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => format!("{code}: {}", Errno::from_raw(code).desc()),
+        None => error.to_string(),
+    }
+}
+
 fn check_open_files(limit: u64) -> Result<(), ProcessError> {
     if limit < OPEN_FILES_NEEDED { Err(ProcessError::TooFewFiles { limit }) } else { Ok(()) }
 }
 
-/// What HUP is answered with until there is a reload.
-pub const RELOAD_COMES_LATER: &str =
-    "reload comes in a later release: the server keeps running with the configuration it was started with";
+/// What `-s reload` is answered with until there is a reload.
+pub const RELOAD_COMES_LATER: &str = "reload comes in a later release: the server keeps the configuration it was started with, and reads its certificates again";
 /// nginx's words.
 const USER_WITHOUT_ROOT: &str =
     "the \"user\" directive makes sense only if the master process runs with super-user privileges, ignored";

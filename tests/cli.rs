@@ -8,8 +8,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+#[path = "common/wait.rs"]
+mod wait;
 
 fn livemill(args: &[&str]) -> Output {
     command(args).output().unwrap()
@@ -48,11 +52,22 @@ impl Site {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+
+    /// Waits until the server shakes hands: by then it listens to signals too.
+    fn is_served(&self) {
+        wait::until("the server is healthy", START_DEADLINE, || {
+            livemill(&["health", "-c", self.file()]).status.success().then_some(())
+        });
+    }
+
+    fn signal(&self, name: &str) -> Output {
+        livemill(&["-s", name, "-c", self.file()])
+    }
 }
 
 const GOOD: &str = "
 pid FOLDER/run/livemill.pid;
-error_log stderr notice;
+error_log stderr info;
 events {}
 rtmp {
     server {
@@ -178,16 +193,15 @@ fn a_signal_without_a_server_says_why() {
 fn a_server_in_the_foreground_obeys_its_signals() {
     let site = Site::new(GOOD);
     let mut server = command(&["-c", site.file()]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(server.stderr.take().unwrap());
-    wait_for(&mut log, "started");
+    site.is_served();
     let pid = fs::read_to_string(site.path("run/livemill.pid")).unwrap();
     assert_eq!(pid, format!("{}\n", server.id()));
 
-    let reload = livemill(&["-s", "reload", "-c", site.file()]);
+    let reload = site.signal("reload");
     assert_eq!(reload.status.code(), Some(1), "nobody must take it for a reload");
-    wait_for(&mut log, "reload comes in a later release");
+    wait_for(&mut BufReader::new(server.stderr.take().unwrap()), "reload");
 
-    assert!(livemill(&["-s", "quit", "-c", site.file()]).status.success());
+    assert!(site.signal("quit").status.success());
     assert!(server.wait().unwrap().success());
     assert!(!site.path("run/livemill.pid").exists());
 }
@@ -197,31 +211,30 @@ fn a_server_in_the_background_outlives_its_start() {
     let site = Site::new(&format!("daemon on;{GOOD}"));
     let mut start = command(&["-c", site.file()]).stderr(Stdio::piped()).spawn().unwrap();
     // The log on standard error keeps the stream open, so its end is the end of the server.
-    let mut log = BufReader::new(start.stderr.take().unwrap());
+    let mut log = start.stderr.take().unwrap();
     assert!(start.wait().unwrap().success());
-    wait_for(&mut log, "started");
+    site.is_served();
     let pid = fs::read_to_string(site.path("run/livemill.pid")).unwrap();
     assert_ne!(pid, format!("{}\n", start.id()));
     assert!(Path::new("/proc").join(pid.trim()).exists());
 
-    assert!(livemill(&["-s", "stop", "-c", site.file()]).status.success());
+    assert!(site.signal("stop").status.success());
     log.read_to_string(&mut String::new()).unwrap();
     assert!(!site.path("run/livemill.pid").exists());
 }
 
 #[test]
 fn a_rotated_log_is_opened_anew() {
-    let site =
-        Site::new(&GOOD.replace("error_log stderr notice;", "error_log stderr notice; error_log FOLDER/e.log notice;"));
-    let mut server = command(&["-c", site.file()]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(server.stderr.take().unwrap());
-    wait_for(&mut log, "started");
+    let site = Site::new(&GOOD.replace("error_log stderr info;", "error_log FOLDER/e.log info;"));
+    let mut server = command(&["-c", site.file()]).spawn().unwrap();
+    site.is_served();
     fs::rename(site.path("e.log"), site.path("e.log.1")).unwrap();
-    assert!(livemill(&["-s", "reopen", "-c", site.file()]).status.success());
-    assert!(livemill(&["-s", "stop", "-c", site.file()]).status.success());
+    assert!(site.signal("reopen").status.success());
+    wait::until("a new log", START_DEADLINE, || site.path("e.log").exists().then_some(()));
+    assert!(site.signal("stop").status.success());
     assert!(server.wait().unwrap().success());
-    assert!(fs::read_to_string(site.path("e.log.1")).unwrap().contains("started"));
-    assert!(site.path("e.log").exists());
+    assert!(!fs::read_to_string(site.path("e.log.1")).unwrap().contains("shutting down"));
+    assert!(fs::read_to_string(site.path("e.log")).unwrap().contains("shutting down"));
 }
 
 #[test]
@@ -243,6 +256,8 @@ fn health_of_nobody_is_one() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).starts_with("livemill: health: 127.0.0.1:"), "{}", stderr(&output));
 }
+
+const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads lines until one holds `text`; the end of the log is a failure.
 fn wait_for(log: &mut impl BufRead, text: &str) {

@@ -30,8 +30,7 @@ fn the_camera_server_shows_an_endless_loop() {
 
     let mut player = common::wait::until("a player of the camera", CLIENT_DEADLINE, || {
         let (mut player, _) = RtmpPeer::play(server.port(), "cctvf", "gate");
-        let (messages, closed) = player.drain(Duration::from_millis(200));
-        (!closed && messages.iter().any(is_keyframe)).then_some(player)
+        player.sees_keyframe(Duration::from_millis(500)).then_some(player)
     });
     let mut last = [None; 2];
     let mut keyframes = 0;
@@ -82,8 +81,7 @@ fn publish_then_play(server: &TestServer, path: &str) {
     common::wait::until("the stream is there", CLIENT_DEADLINE, || {
         assert!(publishing.is_running(), "{}", publishing.output());
         let (mut probe, _) = RtmpPeer::play(server.port(), app, name);
-        let (messages, _) = probe.drain(Duration::from_millis(100));
-        messages.iter().any(is_keyframe).then_some(())
+        probe.sees_keyframe(Duration::from_millis(200)).then_some(())
     });
     let mut playing = Playing::start(Player::FfmpegNewer, &url);
     publishing.wait_for_success(CLIENT_DEADLINE);

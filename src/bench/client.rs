@@ -1,17 +1,16 @@
 //! One RTMP client of the load tool, without a socket: bytes in, events and bytes out.
 //!
-//! It says what ffmpeg says in the order ffmpeg says it, and is apart from `protocol::rtmp::client` on purpose: that one
-//! joins every message, and a tool that shares its session with the server it measures would share its mistakes.
+//! It says what ffmpeg says in the order ffmpeg says it. It is apart from `protocol::rtmp::client` so that a mistake in the
+//! dialogue cannot hide itself by being made on both sides, and because it forgives nothing: it is here to judge servers.
 
 use std::io;
 
 use thiserror::Error;
 
-use super::scan::{ScanError, Scanned, Scanner};
 use crate::protocol::amf::{self, AmfError, Limits, Value};
-use crate::protocol::rtmp::chunk::{self, DEFAULT_CHUNK_SIZE, WireStyle};
+use crate::protocol::rtmp::chunk::{self, ChunkError, ChunkLimits, ChunkReader, DEFAULT_CHUNK_SIZE, WireStyle};
 use crate::protocol::rtmp::handshake::{ClientHandshake, HandshakeError, Progress};
-use crate::protocol::rtmp::message::{Control, UserEvent, csid, kind};
+use crate::protocol::rtmp::message::{Control, Message, UserEvent, csid, kind};
 
 /// What the client wants of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub struct Destination {
 pub struct Client {
     role: Role,
     step: Step,
-    scanner: Scanner,
+    chunks: ChunkReader,
     style: WireStyle,
     msid: u32,
     received: u64,
@@ -55,8 +54,8 @@ pub enum Event<'a> {
     PlayAsked,
     /// The server wants our media.
     Publishing,
-    /// A whole audio or video message; the first bytes of its body.
-    Media { video: bool, head: &'a [u8] },
+    /// A whole audio or video message.
+    Media { video: bool, body: &'a [u8] },
 }
 
 #[derive(Debug, Error)]
@@ -64,7 +63,7 @@ pub enum ClientError {
     #[error("not an RTMP server: {0}")]
     Handshake(#[from] HandshakeError),
     #[error("the server sends chunks that cannot be read: {0}")]
-    Chunks(#[from] ScanError),
+    Chunks(#[from] ChunkError),
     #[error("the server sends a command that cannot be read: {0}")]
     Command(#[from] AmfError),
     #[error("refused: {0}")]
@@ -89,7 +88,8 @@ impl Client {
         Self {
             role,
             step: Step::Connecting,
-            scanner: Scanner::new(),
+            // A message broken off is a server's mistake.
+            chunks: ChunkReader::new(ChunkLimits { max_restarts: 0, ..ChunkLimits::default() }),
             style: WireStyle { chunk_size: DEFAULT_CHUNK_SIZE, repeat_extended: true },
             msid: 0,
             received: 0,
@@ -110,7 +110,7 @@ impl Client {
         mut bytes: &[u8],
         destination: &Destination,
         out: &mut Vec<u8>,
-        mut on_event: impl FnMut(Event<'_>, &mut Vec<u8>),
+        mut on_event: impl FnMut(Event<'_>),
     ) -> Result<(), ClientError> {
         self.received += bytes.len() as u64;
         if let Some(handshake) = &mut self.handshake {
@@ -120,22 +120,23 @@ impl Client {
             self.handshake = None;
             self.connect(destination, out);
         }
-        let mut scanner = std::mem::take(&mut self.scanner);
-        let mut outcome = Ok(());
-        let scanned = scanner.feed(bytes, |message| match message.kind {
-            kind::AUDIO | kind::VIDEO => {
-                on_event(Event::Media { video: message.kind == kind::VIDEO, head: message.head }, out);
+        while let Some(message) = self.chunks.read(&mut bytes)? {
+            match message.kind {
+                kind::AUDIO | kind::VIDEO => {
+                    on_event(Event::Media { video: message.kind == kind::VIDEO, body: &message.payload });
+                }
+                kind::COMMAND => self.answer(&message.payload, destination, out, &mut on_event)?,
+                kind::COMMAND_AMF3 => {
+                    self.answer(message.payload.get(1..).unwrap_or_default(), destination, out, &mut on_event)?;
+                }
+                _ => self.control(&message, out),
             }
-            _ if outcome.is_err() => {}
-            _ => outcome = self.control(&message, destination, out, &mut on_event),
-        });
-        self.scanner = scanner;
+        }
         if self.received - self.acknowledged >= self.window {
             self.acknowledged = self.received;
             self.write_control(out, Control::Acknowledgement(self.received as u32));
         }
-        outcome?;
-        Ok(scanned?)
+        Ok(())
     }
 
     fn connect(&mut self, destination: &Destination, out: &mut Vec<u8>) {
@@ -160,27 +161,15 @@ impl Client {
         self.command(out, csid::COMMAND, 0, &[string("connect"), Value::Number(CONNECT), Value::Object(object)]);
     }
 
-    fn control(
-        &mut self,
-        message: &Scanned<'_>,
-        destination: &Destination,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>, &mut Vec<u8>),
-    ) -> Result<(), ClientError> {
-        match message.kind {
-            kind::COMMAND => self.answer(message.head, destination, out, on_event),
-            kind::COMMAND_AMF3 => self.answer(message.head.get(1..).unwrap_or_default(), destination, out, on_event),
-            _ => {
-                match Control::parse(message.kind, message.head) {
-                    Ok(Some(Control::WindowAckSize(window))) => self.window = u64::from(window.max(1)),
-                    Ok(Some(Control::User(UserEvent::PingRequest(time)))) => {
-                        self.write_control(out, Control::User(UserEvent::PingResponse(time)));
-                    }
-                    // The scanner follows the chunk size, and the rest is not for us.
-                    _ => {}
-                }
-                Ok(())
+    fn control(&mut self, message: &Message, out: &mut Vec<u8>) {
+        match Control::parse(message.kind, &message.payload) {
+            Ok(Some(Control::SetChunkSize(size))) => self.chunks.set_chunk_size(size),
+            Ok(Some(Control::Abort(csid))) => self.chunks.abort(csid),
+            Ok(Some(Control::WindowAckSize(window))) => self.window = u64::from(window.max(1)),
+            Ok(Some(Control::User(UserEvent::PingRequest(time)))) => {
+                self.write_control(out, Control::User(UserEvent::PingResponse(time)));
             }
+            _ => {}
         }
     }
 
@@ -189,7 +178,7 @@ impl Client {
         body: &[u8],
         destination: &Destination,
         out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>, &mut Vec<u8>),
+        on_event: &mut impl FnMut(Event<'_>),
     ) -> Result<(), ClientError> {
         let values = amf::decode_all(body, &Limits::COMMAND)?;
         let mut values = values.iter();
@@ -198,14 +187,14 @@ impl Client {
         let (_, information) = (values.next(), values.next());
         match (name, self.step) {
             ("_result", Step::Connecting) if transaction == CONNECT => {
-                on_event(Event::Connected, out);
+                on_event(Event::Connected);
                 self.create_stream(destination, out);
             }
             ("_result", Step::CreatingStream) if transaction == CREATE_STREAM => {
                 self.msid = information.and_then(Value::as_u32).unwrap_or(1);
                 self.start(destination, out);
                 if self.role == Role::Play {
-                    on_event(Event::PlayAsked, out);
+                    on_event(Event::PlayAsked);
                 }
             }
             ("_error", Step::Connecting) if transaction == CONNECT => {
@@ -222,7 +211,7 @@ impl Client {
                     _ if level == Some("error") => return Err(ClientError::Refused(text(information))),
                     "NetStream.Publish.Start" => {
                         self.step = Step::Running;
-                        on_event(Event::Publishing, out);
+                        on_event(Event::Publishing);
                     }
                     "NetStream.Play.Start" => self.step = Step::Running,
                     "NetStream.Play.Stop" | "NetStream.Play.UnpublishNotify" => {

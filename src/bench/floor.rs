@@ -15,10 +15,9 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::clock::now_ns;
 use super::media::{self, Schedule, Shape, Stamp};
-use super::scan::Scanner;
 use super::{BenchError, MediaArgs};
 use crate::protocol::amf::{self, Limits, Value};
-use crate::protocol::rtmp::chunk::{self, DEFAULT_CHUNK_SIZE, WireStyle};
+use crate::protocol::rtmp::chunk::{self, ChunkLimits, ChunkReader, DEFAULT_CHUNK_SIZE, WireStyle};
 use crate::protocol::rtmp::handshake::{Progress, ServerHandshake};
 use crate::protocol::rtmp::message::{Control, csid, kind};
 
@@ -56,13 +55,14 @@ impl Mode {
     }
 }
 
-/// Serves until it fails or is killed.
+/// The command.
 pub fn serve(args: &FloorArgs) -> Result<Infallible, BenchError> {
     super::raise_open_files(0)?;
     Floor::new(args)?.run()
 }
 
-struct Floor {
+/// The loop and its sockets.
+pub struct Floor {
     mode: Mode,
     shape: Shape,
     listener: TcpListener,
@@ -83,12 +83,12 @@ struct Floor {
 struct Peer {
     socket: TcpStream,
     handshake: Option<Box<ServerHandshake>>,
-    scanner: Scanner,
+    chunks: ChunkReader,
     unsent: Vec<u8>,
 }
 
 impl Floor {
-    fn new(args: &FloorArgs) -> Result<Self, BenchError> {
+    pub fn new(args: &FloorArgs) -> Result<Self, BenchError> {
         let listener = TcpListener::bind(args.listen)?;
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
@@ -115,7 +115,13 @@ impl Floor {
         })
     }
 
-    fn run(&mut self) -> Result<Infallible, BenchError> {
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until it fails or is killed.
+    pub fn run(&mut self) -> Result<Infallible, BenchError> {
         let mut events = [EpollEvent::empty(); 256];
         loop {
             let next = self.send_due();
@@ -212,7 +218,12 @@ impl Floor {
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
             self.epoll.add(&socket, EpollEvent::new(flags, self.peers.len() as u64)).map_err(io::Error::from)?;
             let handshake = Some(Box::new(ServerHandshake::new([7; 32])));
-            self.peers.push(Some(Peer { socket, handshake, scanner: Scanner::new(), unsent: Vec::new() }));
+            self.peers.push(Some(Peer {
+                socket,
+                handshake,
+                chunks: ChunkReader::new(ChunkLimits::default()),
+                unsent: Vec::new(),
+            }));
         }
     }
 
@@ -250,12 +261,11 @@ impl Peer {
                 self.handshake = None;
             }
             if self.handshake.is_none() {
-                let scanned = self.scanner.feed(input, |message| {
+                while let Some(message) = self.chunks.read(&mut input).ok()? {
                     if message.kind == kind::COMMAND {
-                        wants_to_play |= answer(message.head, &mut out);
+                        wants_to_play |= answer(&message.payload, &mut out);
                     }
-                });
-                scanned.ok()?;
+                }
             }
             if !self.write(&out) {
                 return None;

@@ -88,7 +88,7 @@ struct Load<'a> {
     body: Vec<u8>,
     usage_before: Option<Usage>,
     usage_start: Option<Usage>,
-    tool_start: u64,
+    tool_start: Usage,
     sampled_at: u64,
     outcome: Outcome,
 }
@@ -146,7 +146,7 @@ impl<'a> Load<'a> {
             body: Vec::new(),
             usage_before: None,
             usage_start: None,
-            tool_start: 0,
+            tool_start: Usage::default(),
             sampled_at: 0,
             outcome: Outcome::default(),
         })
@@ -197,7 +197,7 @@ impl<'a> Load<'a> {
                 }
             }
             Phase::Lead => {
-                if elapsed >= LEAD {
+                if elapsed >= self.lead() {
                     self.usage_before = self.server_usage()?;
                     progress(&format!("connecting {} players", self.plan.players + self.plan.slow + self.plan.idle));
                     self.enter(Phase::Ramp, now_ns());
@@ -232,7 +232,7 @@ impl<'a> Load<'a> {
                 if elapsed >= self.plan.warmup {
                     progress(&format!("measuring for {} s", self.plan.window.as_secs_f64()));
                     self.usage_start = self.server_usage()?;
-                    self.tool_start = tool_cpu_ns();
+                    self.tool_start = own_usage();
                     self.sampled_at = now_ns();
                     self.enter(Phase::Settle, self.sampled_at);
                 }
@@ -247,7 +247,7 @@ impl<'a> Load<'a> {
                 if elapsed >= self.plan.window {
                     self.outcome.tally.in_window = false;
                     let end = self.server_usage()?;
-                    self.outcome.tool_cpu_ns = tool_cpu_ns().saturating_sub(self.tool_start);
+                    self.outcome.tool_cpu_ns = own_usage().cpu_ns_since(&self.tool_start);
                     self.outcome.window_ns = now_ns() - self.sampled_at;
                     self.outcome.server = self.usage_before.zip(self.usage_start).zip(end).map(|((a, b), c)| [a, b, c]);
                     self.enter(Phase::Done, now);
@@ -268,7 +268,7 @@ impl<'a> Load<'a> {
         let tick = match self.phase {
             // Coarse: these phases also look at what the players have got.
             Phase::Publishers | Phase::Ramp | Phase::Ready => now_ns() + CONNECT_TICK_NS,
-            Phase::Lead => self.since + LEAD.as_nanos() as u64,
+            Phase::Lead => self.since + self.lead().as_nanos() as u64,
             Phase::Warmup => self.since + self.plan.warmup.as_nanos() as u64,
             Phase::Settle => self.since + SETTLE.as_nanos() as u64,
             Phase::Window | Phase::Done => self.since + self.plan.window.as_nanos() as u64,
@@ -452,6 +452,10 @@ impl<'a> Load<'a> {
         if self.plan.publish { self.plan.destinations.len() } else { 0 }
     }
 
+    fn lead(&self) -> Duration {
+        if self.plan.publish { LEAD } else { Duration::ZERO }
+    }
+
     fn ramp_time(&self, connections: usize) -> Duration {
         Duration::from_secs_f64(connections as f64 / f64::from(self.plan.ramp.max(1)))
     }
@@ -499,7 +503,7 @@ impl Connection {
         let mut first_due = None;
         let mut accepted = false;
         let part = &mut self.part;
-        self.client.receive(bytes, destination, &mut self.out, |event, _| match (event, &mut *part) {
+        self.client.receive(bytes, destination, &mut self.out, |event| match (event, &mut *part) {
             (Event::Connected, Part::Idle { ready }) => {
                 *ready = true;
                 outcome.connect_ns.record(now - begun_ns);
@@ -507,8 +511,8 @@ impl Connection {
             (Event::Connected, _) => outcome.connect_ns.record(now - begun_ns),
             (Event::PlayAsked, Part::Player(viewing)) => viewing.play_asked(now),
             (Event::PlayAsked, Part::Slow { deaf }) => *deaf = true,
-            (Event::Media { video, head }, Part::Player(viewing)) => {
-                viewing.media(video, head, now, &mut outcome.tally);
+            (Event::Media { video, body }, Part::Player(viewing)) => {
+                viewing.media(video, body, now, &mut outcome.tally);
             }
             (Event::Publishing, Part::Publisher { start_ns, .. }) if start_ns.is_none() => {
                 // Publishers begin spread over one frame: encoders of the world do not tick together.
@@ -555,8 +559,8 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     }
 }
 
-fn tool_cpu_ns() -> u64 {
-    usage::of_process(std::process::id()).map_or(0, |usage| usage.cpu_ns)
+fn own_usage() -> Usage {
+    usage::of_process(std::process::id()).unwrap_or_default()
 }
 
 const TIMER: u64 = u64::MAX;

@@ -1,7 +1,7 @@
 //! The load tool: publishers and players by the thousand from one cheap process, against any RTMP server.
 //!
 //! - [`load`]: sockets, epoll and the phases of a run. One thread, raw epoll: a task per player would cost more than the player.
-//! - [`client`]: the RTMP dialogue of one connection; [`scan`] reads its chunks and steps over the media.
+//! - [`client`]: the RTMP dialogue of one connection.
 //! - [`media`]: the generated stream, each frame with its time of sending inside.
 //! - [`tally`], [`histogram`], [`usage`]: what was lost and late, and what it cost. [`report`] says it.
 //! - [`floor`]: the least a server could do, to hold the others against.
@@ -13,7 +13,6 @@ pub mod histogram;
 pub mod load;
 pub mod media;
 pub mod report;
-pub mod scan;
 pub mod tally;
 pub mod usage;
 
@@ -239,3 +238,69 @@ fn on_off(text: &str) -> Result<bool, String> {
 
 /// Standard streams, epoll, timer, `/proc`.
 const SPARE_FILES: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn args(words: &str) -> BenchArgs {
+        Command::try_parse_from(format!("bench {words}").split_whitespace()).unwrap().bench
+    }
+
+    fn floor(words: &str) -> SocketAddr {
+        let Some(BenchCommand::Floor(floor)) = args(&format!("floor --listen 127.0.0.1:0 {words}")).command else {
+            panic!("floor is a command")
+        };
+        let mut floor = floor::Floor::new(&floor).unwrap();
+        let address = floor.address().unwrap();
+        std::thread::spawn(move || floor.run());
+        address
+    }
+
+    #[test]
+    fn streams_are_numbered_and_only_publishing_needs_the_key() {
+        let plan = plan(&args("rtmp://127.0.0.1/live/x?a=b --publishers 3 --publish-args key=k")).unwrap();
+        let names: Vec<_> = plan.destinations.iter().map(|to| (&*to.publish_name, &*to.play_name)).collect();
+        assert_eq!(names, [("x-0?a=b&key=k", "x-0?a=b"), ("x-1?a=b&key=k", "x-1?a=b"), ("x-2?a=b&key=k", "x-2?a=b")]);
+        assert_eq!(plan.address.to_string(), "127.0.0.1:1935");
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        for words in ["--fps 0", "--bitrate 5", "--gop=-1", "--duration=-1", "rtmps://127.0.0.1/live/x", "http://h/a/b"]
+        {
+            assert!(plan(&args(words)).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn every_player_of_a_bare_loop_gets_every_frame() {
+        for mode in ["each", "ride", "tick:10"] {
+            let address = floor(&format!("--gop 0.2 --mode {mode}"));
+            let pid = std::process::id();
+            let words = format!(
+                "rtmp://{address}/live/x --publishers 0 --players 20 --idle 3 --slow 2 --ramp 2000 --warmup 0 --duration 0.4 --server-pid {pid}"
+            );
+            let report = run(args(&words)).unwrap();
+            assert!(report.is_clean(), "{mode}: {report}");
+            assert_eq!((report.players_ready, report.idle_ready, report.slow_cut_off), (20, 3, 0), "{report}");
+            assert!(report.frames_per_player_min >= 5, "{report}");
+            assert!(report.video_latency_ms_max > 0.0 && report.server_cpu_us_per_player_s > Some(0.0), "{report}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_an_error_and_not_a_report() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let outcome = run(args(&format!("rtmp://{nobody}/live/x")));
+        assert!(matches!(outcome, Err(BenchError::NobodyPublishes(_))), "{outcome:?}");
+    }
+}

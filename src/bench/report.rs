@@ -70,7 +70,7 @@ impl Report {
         let tally = &outcome.tally;
         let window_s = outcome.window_ns as f64 / 1e9;
         let share = |ns: u64| round(ns as f64 / outcome.window_ns.max(1) as f64);
-        let server_ns = outcome.server.map(|[_, start, end]| end.cpu_ns.saturating_sub(start.cpu_ns));
+        let server_ns = outcome.server.map(|[_, start, end]| end.cpu_ns_since(&start));
         let listening = outcome.players_ready.saturating_sub(outcome.players_cut_off);
         let joined = outcome.players_ready + args.slow + outcome.idle_ready;
         Self {

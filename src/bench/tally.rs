@@ -59,14 +59,14 @@ impl Viewing {
         self.frames
     }
 
-    /// Takes the first bytes of an audio or video message.
-    pub fn media(&mut self, video: bool, head: &[u8], now_ns: u64, tally: &mut Tally) {
-        let Some(Stamp { publisher, sequence, sent_ns }) = media::read_stamp(head) else { return };
+    /// Takes the body of an audio or video message.
+    pub fn media(&mut self, video: bool, body: &[u8], now_ns: u64, tally: &mut Tally) {
+        let Some(Stamp { publisher, sequence, sent_ns }) = media::read_stamp(body) else { return };
         if publisher != self.stream {
             tally.foreign += 1;
             return;
         }
-        if video && !self.watching && media::is_keyframe(head) {
+        if video && !self.watching && media::is_keyframe(body) {
             self.watching = true;
             tally.connect_to_key_ns.record(now_ns - self.connecting_ns);
             tally.play_to_key_ns.record(now_ns - self.asked_ns.unwrap_or(self.connecting_ns));

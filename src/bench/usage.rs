@@ -6,11 +6,22 @@ use std::path::Path;
 /// A moment's reading of a process tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// User and system time since the start.
-    pub cpu_ns: u64,
+    /// User and system time since the start, rounded down to ticks of 10 ms.
+    pub ticks_ns: u64,
+    /// The same to the nanosecond, but only of threads that are still there.
+    pub threads_ns: u64,
     /// Resident memory. Pages shared between a parent and its children count for each.
     pub rss_bytes: u64,
     pub processes: usize,
+}
+
+impl Usage {
+    /// CPU time from an earlier reading to this one.
+    pub fn cpu_ns_since(&self, earlier: &Self) -> u64 {
+        // Ticks are coarse and threads may end: each count can only be too low.
+        let ticks = self.ticks_ns.saturating_sub(earlier.ticks_ns);
+        ticks.max(self.threads_ns.saturating_sub(earlier.threads_ns))
+    }
 }
 
 /// Reads a process with all threads, children and children's children. `None`: there is no such process.
@@ -24,7 +35,8 @@ pub fn of_tree(pid: u32) -> Option<Usage> {
     }
     let mut total = Usage::default();
     for reading in members.into_iter().filter_map(of_process) {
-        total.cpu_ns += reading.cpu_ns;
+        total.ticks_ns += reading.ticks_ns;
+        total.threads_ns += reading.threads_ns;
         total.rss_bytes += reading.rss_bytes;
         total.processes += 1;
     }
@@ -35,8 +47,8 @@ pub fn of_tree(pid: u32) -> Option<Usage> {
 pub fn of_process(pid: u32) -> Option<Usage> {
     let stat = Stat::of(pid)?;
     Some(Usage {
-        // The scheduler's count is exact but forgets threads that have ended; the ticks remember them but are rounded down.
-        cpu_ns: stat.cpu_ns().max(scheduler_ns(pid)),
+        ticks_ns: stat.ticks * NS_PER_TICK,
+        threads_ns: scheduler_ns(pid),
         rss_bytes: resident_bytes(pid)?,
         processes: 1,
     })
@@ -61,10 +73,6 @@ impl Stat {
         let user: u64 = fields.nth(9)?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
         Some(Self { parent, ticks: user + system })
-    }
-
-    fn cpu_ns(&self) -> u64 {
-        self.ticks * NS_PER_TICK
     }
 }
 
@@ -107,7 +115,7 @@ mod tests {
         let before = of_tree(std::process::id()).unwrap();
         assert!(before.rss_bytes > 100_000, "{before:?}");
         let mut sum = 0u64;
-        while of_tree(std::process::id()).unwrap().cpu_ns < before.cpu_ns + NS_PER_TICK {
+        while of_tree(std::process::id()).unwrap().cpu_ns_since(&before) < NS_PER_TICK {
             sum = std::hint::black_box((0..1_000_000).fold(sum, |sum: u64, number| sum.wrapping_mul(31) ^ number));
         }
     }

@@ -274,13 +274,13 @@ mod tests {
             publish_key: None,
             state_directory: Some("/var/lib/livemill:/var/lib/other".into()),
             xdg_state_home: Some("/x".into()),
-            home: Some("/home/u".into()),
+            home: Some("/users/u".into()),
         };
         assert_eq!(all.state_folder(), Path::new("/var/lib/livemill"));
         let without_service = Places { state_directory: None, ..all };
         assert_eq!(without_service.state_folder(), Path::new("/x/livemill"));
         let home_only = Places { xdg_state_home: None, ..without_service };
-        assert_eq!(home_only.state_folder(), Path::new("/home/u/.local/state/livemill"));
+        assert_eq!(home_only.state_folder(), Path::new("/users/u/.local/state/livemill"));
         assert_eq!(Places::default().state_folder(), Path::new("."));
     }
 }

@@ -1,6 +1,5 @@
 //! The tree and the table to the structs of [`super`].
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -11,13 +10,14 @@ use super::access::{Rule, parse_network};
 use super::check::{self, Verdict};
 use super::diagnose::{Problem, nearest};
 use super::directives::{self, Contexts};
+use super::hosts::{self, Written};
 use super::syntax::{self, Directive, Disk, Place, Tree, Word};
 use super::values::{self, Resolve};
 use super::verify::verify;
 use super::{
-    Access, AccessLog, Action, Application, Config, ConfigError, DEFAULT_SERVER_ID, DuplicatePublisher, ErrorLog,
-    ErrorLogFormat, Level, Limits, Listen, ListenAddress, Live, LogFormat, LogTarget, Meta, Notice, PerAddress,
-    Process, PublishKey, RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
+    Access, AccessLog, Action, Application, Config, ConfigError, DuplicatePublisher, ErrorLog, ErrorLogFormat, Level,
+    Limits, Listen, ListenAddress, Live, LogFormat, LogTarget, Meta, Notice, PerAddress, Process, PublishKey,
+    RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
 /// What the command line says about a configuration file.
@@ -72,13 +72,19 @@ impl Config {
 }
 
 fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Config, Problem> {
-    let warnings = verify(tree, &read_words)?;
     let root = Scope::root(&tree.directives);
+    let rtmp = root.own("rtmp").next();
+    // Formats may be used before they are written; an error in one is told when its turn comes.
+    let formats = log_formats(rtmp);
+    let known = formats.as_deref().unwrap_or_default();
+    let warnings = verify(tree, &|directive, context| match directive.name.text.as_str() {
+        "access_log" if formats.is_ok() => log_line(directive, known).map(drop),
+        _ => read_words(directive, context, resolve),
+    })?;
+    let log_formats = formats?;
     let paths = Paths { prefix: prefix.to_owned(), conf: path.parent().unwrap_or(Path::new("")).to_owned() };
     let process = process(&root, &paths)?;
-    let rtmp = root.own("rtmp").next();
     let inner = root.inside(rtmp);
-    let log_formats = log_formats(rtmp)?;
     let mut builder = Builder { paths, resolve, log_formats, warnings };
     let limits = limits(&inner, rtmp)?;
     let mut servers = Vec::new();
@@ -87,8 +93,9 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         let server = builder.server(servers.len(), &inner.inside(Some(directive)), &mut listens)?;
         servers.push(server);
     }
-    agree(&mut servers, &listens)?;
-    name(&mut servers);
+    hosts::agree(&mut servers, &listens)?;
+    hosts::share_port(&mut servers, &listens);
+    hosts::name(&mut servers);
     let http = tree.directives.iter().find(|directive| directive.name.text == "http");
     let mut warnings = builder.warnings;
     if servers.is_empty() {
@@ -111,10 +118,9 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
 }
 
 /// Reads what the table cannot check by type, so that errors come in the order of the file.
-fn read_words(directive: &Directive, context: Contexts) -> Result<(), Problem> {
+fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Result<(), Problem> {
     match (directive.name.text.as_str(), context) {
-        // Names are resolved later: not twice.
-        ("listen", Contexts::SERVER) => listen(directive, |_| Some(Ipv4Addr::UNSPECIFIED.into())).map(drop),
+        ("listen", Contexts::SERVER) => listen(directive, resolve).map(drop),
         ("server_name", Contexts::SERVER) => server_names(directive).map(drop),
         ("allow" | "deny", _) => access_rule(directive).map(drop),
         ("error_log", _) => error_log(directive).map(drop),
@@ -122,6 +128,40 @@ fn read_words(directive: &Directive, context: Contexts) -> Result<(), Problem> {
         ("connection_rate", _) => connection_rate(Some(directive)).map(drop),
         ("duplicate_publisher", _) => duplicate_publisher(Some(directive)).map(drop),
         ("publish_key", _) => publish_key(directive).map(drop),
+        ("push" | "pull", _) => relay(directive),
+        _ => Ok(()),
+    }
+}
+
+/// The `key=value` words of a relay. X and P take more URLs there, which are told by their punctuation.
+fn relay(directive: &Directive) -> Result<(), Problem> {
+    let name = directive.name.text.as_str();
+    let mut is_static = None;
+    let mut has_name = false;
+    for word in directive.args.iter().skip(1) {
+        let key = word.text.split('=').next().unwrap_or_default();
+        if !key.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
+            continue;
+        }
+        let Some(known) = RELAY_KEYS.iter().find(|known| known.eq_ignore_ascii_case(key)) else {
+            let meant = nearest(key, RELAY_KEYS.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+            let all = format!("it is one of: {}", RELAY_KEYS.join(", "));
+            // The spelling is the module's.
+            return Err(Problem::at_word(format!("\"{name}\" directive unsuppored parameter"), directive, word)
+                .help(meant.unwrap_or(all)));
+        };
+        match *known {
+            "static" => is_static = Some(word),
+            "name" => has_name = true,
+            _ => {}
+        }
+    }
+    match is_static {
+        Some(word) if name == "push" => Err(Problem::at_word("static push is not allowed", directive, word)),
+        Some(word) if !has_name => {
+            let message = "stream name missing in static pull declaration";
+            Err(Problem::at_word(message, directive, word).help("add `name=STREAM`"))
+        }
         _ => Ok(()),
     }
 }
@@ -416,12 +456,23 @@ fn log_formats(rtmp: Option<&Directive>) -> Result<Vec<Arc<LogFormat>>, Problem>
     Ok(formats)
 }
 
-/// A `listen` as it was written, for the errors of [`agree`].
-struct Written<'a> {
-    server: usize,
-    /// Its index in the server's list.
-    index: usize,
-    directive: &'a Directive,
+/// The name of the format of one `access_log`.
+fn log_line<'a>(directive: &'a Directive, formats: &[Arc<LogFormat>]) -> Result<&'a str, Problem> {
+    // X's and P's `trunc=` may stand after the format or in its place.
+    let mut words = directive.args.iter().skip(1).filter(|word| !word.text.starts_with("trunc="));
+    let format = words.next();
+    if words.next().is_some() {
+        return Err(Problem::at("invalid number of arguments in \"access_log\" directive", directive));
+    }
+    let Some(format) = format.filter(|_| directive.args.first().is_some_and(|path| path.text != "off")) else {
+        return Ok("combined");
+    };
+    if formats.iter().any(|known| known.name == format.text) {
+        return Ok(&format.text);
+    }
+    let meant = nearest(&format.text, formats.iter().map(|known| known.name.as_str()));
+    Err(Problem::at_word(format!("unknown log format \"{}\"", format.text), directive, format)
+        .maybe_help(meant.map(|meant| format!("did you mean `{meant}`?"))))
 }
 
 struct Builder {
@@ -512,8 +563,8 @@ impl Builder {
             ack_window: clamp("ack_window", 1, i32::MAX as u32),
             chunk_size: clamp("chunk_size", MIN_CHUNK_SIZE, MAX_CHUNK_SIZE),
             max_message: scope.size("max_message").clamp(1, MAX_MESSAGE),
-            out_queue: (scope.number("out_queue") as usize).max(1),
-            out_cork: scope.written("out_cork").and_then(values::number).and_then(|n| usize::try_from(n).ok()),
+            out_queue: scope.size("out_queue").clamp(1, MAX_QUEUE),
+            out_cork: scope.written("out_cork").map(|_| scope.size("out_cork")),
             play_time_fix: scope.flag("play_time_fix"),
             publish_time_fix: scope.flag("publish_time_fix"),
             so_keepalive: scope.flag("so_keepalive"),
@@ -545,26 +596,11 @@ impl Builder {
             return Ok(vec![AccessLog { target, format: self.combined(), is_written: false }]);
         };
         let mut logs = Vec::new();
-        for directive in lines.iter().filter(|line| !is_off(line)) {
-            let Some((path, options)) = directive.args.split_first() else { continue };
-            let mut format = "combined";
-            for (index, word) in options.iter().enumerate() {
-                match index {
-                    _ if word.text.starts_with("trunc=") => {}
-                    0 => format = &word.text,
-                    _ => return Err(Problem::at_word(format!("invalid parameter \"{}\"", word.text), directive, word)),
-                }
-            }
-            let Some(format) = self.format(format) else {
-                let word = options.first().unwrap_or(path);
-                let meant = nearest(format, self.log_formats.iter().map(|format| format.name.as_str()));
-                return Err(Problem::at_word(format!("unknown log format \"{format}\""), directive, word)
-                    .maybe_help(meant.map(|meant| format!("did you mean `{meant}`?"))));
-            };
-            if !is_elsewhere(&path.text) {
-                let target = values::log_target(&path.text, |text| self.paths.prefix.join(text));
-                logs.push(AccessLog { target, format, is_written: true });
-            }
+        for directive in &lines {
+            let format = self.format(log_line(directive, &self.log_formats)?).unwrap_or_else(|| self.combined());
+            let Some(path) = directive.args.first().filter(|word| !is_elsewhere(&word.text)) else { continue };
+            let target = values::log_target(&path.text, |text| self.paths.prefix.join(text));
+            logs.push(AccessLog { target, format, is_written: true });
         }
         Ok(if lines.iter().any(|line| is_off(line)) { Vec::new() } else { logs })
     }
@@ -593,6 +629,10 @@ fn listen(directive: &Directive, resolve: Resolve) -> Result<(Listen, Option<Str
     let words: Vec<&str> = directive.args.iter().map(|word| word.text.as_str()).collect();
     values::listen(&words, resolve).map_err(|(message, index)| {
         let word = directive.args.get(index).unwrap_or(&directive.name);
+        if index > 0 && directives::find(&word.text, Contexts::SERVER).is_some() {
+            let help = format!("`{}` is a directive itself: is a `;` missing before it?", word.text);
+            return Problem::at_word(message, directive, word).help(help);
+        }
         let option = word.text.split('=').next().unwrap_or_default();
         let meant = (index > 0).then(|| nearest(option, LISTEN_OPTIONS.iter().copied())).flatten();
         let meant = meant.filter(|meant| *meant != option).map(|meant| format!("did you mean `{meant}`?"));
@@ -723,55 +763,6 @@ fn access_rule(directive: &Directive) -> Result<Rule, Problem> {
     Ok(Rule { allow: directive.name.text == "allow", action, network })
 }
 
-/// The same address in several servers: virtual hosts on one socket, so the options must be the same. One server may
-/// write them and the others leave them out.
-fn agree(servers: &mut [Server], written: &[Written<'_>]) -> Result<(), Problem> {
-    let mut sockets: HashMap<ListenAddress, (Listen, usize, bool)> = HashMap::new();
-    for Written { server, index, directive } in written {
-        let Some(listen) = servers.get(*server).and_then(|server| server.listens.get(*index)) else { continue };
-        let options = Listen { default_server: false, ..listen.clone() };
-        let is_bare = options == Listen::new(listen.address.clone());
-        let Some((known, last_server, has_default)) = sockets.get_mut(&listen.address) else {
-            sockets.insert(listen.address.clone(), (options, *server, listen.default_server));
-            continue;
-        };
-        let error = |what: &str| Err(Problem::at(format!("{what} {}", listen.address), directive));
-        if *last_server == *server {
-            return error("a duplicate listen");
-        }
-        if *has_default && listen.default_server {
-            return error("a duplicate default server for");
-        }
-        if *known == Listen::new(known.address.clone()) {
-            *known = options;
-        } else if !is_bare && *known != options {
-            return error("duplicate listen options for");
-        }
-        *last_server = *server;
-        *has_default |= listen.default_server;
-    }
-    for listen in servers.iter_mut().flat_map(|server| &mut server.listens) {
-        if let Some((options, ..)) = sockets.get(&listen.address) {
-            *listen = Listen { default_server: listen.default_server, ..options.clone() };
-        }
-    }
-    Ok(())
-}
-
-/// Gives each server the id that its streams are known by. Servers share one only where `serverid` says so.
-fn name(servers: &mut [Server]) {
-    let mut taken: Vec<String> = servers.iter().map(|server| server.id.clone()).collect();
-    for server in servers.iter_mut().filter(|server| server.id.is_empty()) {
-        let first = server.names.iter().find_map(|name| match name {
-            ServerName::Exact(name) if !name.is_empty() && name != "_" => Some(name.as_str()),
-            _ => None,
-        });
-        let wanted = first.unwrap_or(DEFAULT_SERVER_ID).to_owned();
-        server.id = if taken.contains(&wanted) { format!("{wanted}-{}", server.index) } else { wanted };
-        taken.push(server.id.clone());
-    }
-}
-
 /// The family's default access log.
 const ACCESS_LOG: &str = "logs/access.log";
 
@@ -786,11 +777,34 @@ const MAX_CHUNK_STREAMS: u32 = 65_600;
 /// RTMP's message length has 24 bits.
 const MAX_MESSAGE: usize = 0xff_ffff;
 
+/// Messages waiting for one player; what bounds memory are bytes and seconds.
+const MAX_QUEUE: usize = 1 << 20;
+
 /// What `buffer on` gathers: about what a corked queue of the family holds.
 const BUFFER_ON: Duration = Duration::from_millis(350);
 
 /// In the family the value of `buffer` is only compared with 0, so large ones are written without harm.
 const MAX_BUFFER: Duration = Duration::from_secs(1);
+
+/// Of A, S and W, then of X and P.
+const RELAY_KEYS: &[&str] = &[
+    "app",
+    "name",
+    "tcurl",
+    "pageurl",
+    "swfurl",
+    "flashver",
+    "playpath",
+    "live",
+    "start",
+    "stop",
+    "static",
+    "servername",
+    "domain",
+    "pargs",
+    "referer",
+    "user_agent",
+];
 
 const LEVELS: &[&str] = &["emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"];
 
@@ -1076,67 +1090,6 @@ mod tests {
     }
 
     #[test]
-    fn servers_on_one_address_are_virtual_hosts() {
-        let config = load(
-            "rtmp {
-               server { listen 1935; server_name a.example www.a.example; }
-               server { listen 1935 backlog=64 default_server; server_name *.b.example; }
-               server { listen 1935; server_name c.*; }
-               server { listen 1935; server_name ~^d\\d+\\. .e.example; } }",
-        );
-        let endpoints = config.endpoints();
-        let [endpoint] = endpoints.as_slice() else { panic!("{endpoints:?}") };
-        assert_eq!(endpoint.listen.backlog, 64);
-        for (host, index) in [
-            ("a.example", 0),
-            ("WWW.A.example", 0),
-            ("x.b.example", 1),
-            ("b.example", 1),
-            ("c.example", 2),
-            ("d12.example", 3),
-            ("e.example", 3),
-            ("x.e.example", 3),
-            ("unknown", 1),
-        ] {
-            assert_eq!(endpoint.server_for(None, Some(host)).index, index, "{host}");
-        }
-        assert_eq!(endpoint.server_for(None, None).index, 1);
-        let ids: Vec<&str> = config.servers.iter().map(|server| server.id.as_str()).collect();
-        assert_eq!(ids, ["a.example", "default", "default-2", "default-3"]);
-    }
-
-    #[test]
-    fn an_address_below_the_wildcard_shares_its_socket() {
-        let config = load(
-            "rtmp { server { listen 1935; } server { listen 127.0.0.1:1935; }
-               server { listen 192.0.2.1:1935 bind; } server { listen [::]:1935; } }",
-        );
-        let endpoints = config.endpoints();
-        let addresses: Vec<String> = endpoints.iter().map(|e| e.listen.address.to_string()).collect();
-        assert_eq!(addresses, ["0.0.0.0:1935", "[::]:1935", "192.0.2.1:1935"]);
-        let server = |ip: &str| endpoints[0].server_for(Some(ip.parse().unwrap()), None).index;
-        assert_eq!(server("127.0.0.1"), 1);
-        assert_eq!(server("192.0.2.7"), 0);
-    }
-
-    #[test]
-    fn listens_on_one_address_must_agree() {
-        let two = |one: &str, two: &str| format!("rtmp {{ server {{ {one} }} server {{ {two} }} }}");
-        load(&two("listen 1935 backlog=5;", "listen 1935;"));
-        load(&two("listen 1935;", "listen 1935 backlog=5;"));
-        load(&two("listen 1935 backlog=5;", "listen 1935 backlog=5 default_server;"));
-        check_error(
-            &two("listen 1935 backlog=5;", "listen 1935 backlog=6;"),
-            "duplicate listen options for 0.0.0.0:1935",
-        );
-        check_error(&two("listen 1935; listen *:1935;", ""), "a duplicate listen 0.0.0.0:1935");
-        check_error(
-            &two("listen 1935 default;", "listen 1935 default_server;"),
-            "a duplicate default server for 0.0.0.0:1935",
-        );
-    }
-
-    #[test]
     fn a_listen_with_ssl_needs_a_certificate() {
         let config = load("rtmp { ssl_certificate c.pem; ssl_certificate_key k.pem; server { listen 443 ssl; } }");
         let tls = TlsFiles { certificate: PathBuf::from("c.pem"), key: PathBuf::from("k.pem") };
@@ -1149,6 +1102,14 @@ mod tests {
         check_error(
             "rtmp { server { listen 443 ssl; ssl_certificate c; } }",
             "no \"ssl_certificate_key\" is defined for the \"ssl_certificate\" directive",
+        );
+    }
+
+    #[test]
+    fn relays_of_every_fork_are_read() {
+        load_inside(
+            "push 127.0.0.1; push rtmp://192.0.2.1/a name=x tcUrl=rtmp://h/a live=1;
+             pull rtmp://192.0.2.1/a static name=x; pull http://192.0.2.1:80/a http://192.0.2.2/a?b=c app=core;",
         );
     }
 
@@ -1227,6 +1188,9 @@ mod tests {
             ("allow a publish 192.0.2.1;", "invalid number of arguments in \"allow\" directive"),
             ("application a { application b { } }", "\"application\" directive is not allowed here"),
             ("application a { recorder b { live on; } }", "\"live\" directive is not allowed here"),
+            ("application a { push 127.0.0.1 static; }", "static push is not allowed"),
+            ("application a { pull 127.0.0.1 static; }", "stream name missing in static pull declaration"),
+            ("application a { pull 127.0.0.1 foo=1; }", "\"pull\" directive unsuppored parameter"),
             // nginx names the word before the bad one.
             ("application a { allow publish 192.0.2; }", "invalid parameter \"192.0.2\""),
             // nginx takes the first in silence.
@@ -1287,6 +1251,10 @@ mod tests {
         check_help(&inside("live on\nhls on;"), "is a `;` missing at the end of line 2?");
         check_help(&inside("live on"), "is a `;` missing at the end of line 2?");
         check_help(&inside("live on hls on;"), "`hls` is a directive itself: is a `;` missing before it?");
+        check_help(
+            &inside("listen 1935 chunk_size 4096;"),
+            "`chunk_size` is a directive itself: is a `;` missing before it?",
+        );
         check_help("worker_processes 1\nevents { }", "is a `;` missing at the end of line 1?");
         check_help("rtmp { server {", "the `server` block of line 1 is not closed");
         check_help("user 'a;\n", "the quote opened in line 1 is never closed");
@@ -1461,6 +1429,22 @@ mod tests {
         #[test]
         fn no_bytes_make_loading_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             let _ = Config::parse("x", &bytes);
+        }
+
+        #[test]
+        fn no_change_of_a_real_file_makes_loading_panic(
+            which in 0..4_usize,
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+            len in 0..40_usize,
+            insert in "[a-z0-9;{}#\"'\\\\$ \n]{0,4}",
+        ) {
+            let name = ["document_a.conf", "document_b.conf", "document_c.conf", "document_d.conf"][which];
+            let mut bytes = std::fs::read(fixture(name)).unwrap();
+            let from = at.index(bytes.len());
+            let to = (from + len).min(bytes.len());
+            bytes.splice(from..to, insert.bytes());
+            let _ = Config::parse("x", &bytes);
+            let _ = check::report(&syntax::parse("x", &bytes)).to_string();
         }
 
         #[test]

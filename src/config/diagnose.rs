@@ -56,6 +56,12 @@ impl Problem {
         Self::at_word(message, directive, &directive.name)
     }
 
+    /// Moves the caret to a word.
+    #[must_use]
+    pub fn points_at(self, word: &Word) -> Self {
+        Self { caret: word.place.clone(), width: word.width, ..self }
+    }
+
     #[must_use]
     pub fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }

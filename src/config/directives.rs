@@ -62,6 +62,8 @@ pub enum Args {
     Hook,
     /// A signal by name or number.
     Signal,
+    /// `get` or `post`.
+    Method,
     /// Checked where it is used; how many words, and how they read.
     Special(u8, u8, &'static str),
     /// Braces, after so many words.
@@ -167,6 +169,9 @@ impl Args {
             Self::OneOf(words) | Self::SomeOf(words) if !words.iter().any(|w| w.eq_ignore_ascii_case(word)) => {
                 Some((format!("invalid value \"{word}\""), words))
             }
+            Self::Method if !METHODS.iter().any(|w| w.eq_ignore_ascii_case(word)) => {
+                Some((format!("\"{name}\" directive got unexpected method"), METHODS))
+            }
             Self::Signal if !is_signal(word) => Some((format!("\"{name}\" directive unknown signal"), SIGNALS)),
             _ => None,
         }
@@ -190,6 +195,7 @@ impl Args {
             Self::Words(from, _) => format!("{from} words or more"),
             Self::Hook => "url".to_owned(),
             Self::Signal => "signal name or number".to_owned(),
+            Self::Method => "`get` \\| `post`".to_owned(),
             Self::Special(_, _, text) => text.replace('|', "\\|"),
             Self::Block(0, _) => "`{ … }`".to_owned(),
             Self::Block(_, text) => format!("{text} `{{ … }}`"),
@@ -277,7 +283,8 @@ pub static GROUPS: &[Group] = &[
 
 // Short names, so that a row is a line.
 use Args::{
-    Block, Flag, Hook, Kept, Number, OneOf, Signal, Size, SomeOf, Special, Text, Time, TimeOrFlag, TimeOrOff, Words,
+    Block, Flag, Hook, Kept, Method, Number, OneOf, Signal, Size, SomeOf, Special, Text, Time, TimeOrFlag, TimeOrOff,
+    Words,
 };
 use Verdict::{Better, NoEffect, NotYet, Works};
 const ROOT: Contexts = Contexts::ROOT;
@@ -432,8 +439,8 @@ static CORE: &[Row] = &[
     row("ack_window", ALL, MS, Number, "5000000", Works),
     row("chunk_size", ALL, MS, Number, "4096", Works).because("as A and as W's documents; W's code says 128"),
     row("max_message", ALL, MS, Size, "8M", Works).because("keyframes of 4K exceed the family's 1M"),
-    row("out_queue", ALL, MS, Number, "256", Better("bounded in bytes and seconds too (out_queue_bytes, out_queue_time), and drops up to a keyframe")),
-    row("out_cork", ALL, MS, Number, "", Works).because("out_queue/8; counts only with buffer"),
+    row("out_queue", ALL, MS, Size, "256", Better("bounded in bytes and seconds too (out_queue_bytes, out_queue_time), and drops up to a keyframe")),
+    row("out_cork", ALL, MS, Size, "", Works).because("out_queue/8; counts only with buffer"),
     row("play_time_fix", ALL, MSA, Flag, "on", Works),
     row("publish_time_fix", ALL, MSA, Flag, "on", Better("found out for each publisher: both forms are read, whatever is written")),
     row("buflen", ALL, MS, Time, "1000ms", NotYet("it paces the play of files, which comes in a later release")),
@@ -447,7 +454,7 @@ static CORE: &[Row] = &[
     row("merge_slashes", "W", MS, Flag, "on", NoEffect("is for variables of the module")),
     row("server_names_hash_max_size", "XP", M, Number, "512", NoEffect("tables grow by themselves")),
     row("server_names_hash_bucket_size", "XP", M, Number, "", NoEffect("tables grow by themselves")),
-    row("stream_buckets", ALL, ROOT.or(MSA), Number, "", NoEffect("tables grow by themselves")),
+    row("stream_buckets", ALL, ROOT.or(MSA), Words(1, 1), "", NoEffect("tables grow by themselves")),
     row("server_buckets", "XP", ROOT, Number, "", NoEffect("tables grow by themselves")),
     row("merge_frame", "XP", MSA, Number, "32", NoEffect("what has piled up goes out as one batch by itself")),
     row("fast_reload", "P", M, Flag, "off", NotYet("reload comes in a later release")),
@@ -546,7 +553,8 @@ static LIVE: &[Row] = &[
 ];
 
 static LIMITS: &[Row] = &[
-    row("max_connections", ALL, MSA, Number, "", Works).because("10000, or four fifths of the open-files limit").last(),
+    row("max_connections", ALL, MSA, Number, "", Works)
+        .because("10000, or four fifths of the open-files limit; one value for the process, the last in the file"),
     own(
         "max_connections_per_address",
         M,
@@ -609,7 +617,7 @@ static RECORD: &[Row] = &[
     row("record_append", "ASWP", MSAR, Flag, "off", RECORDING),
     row("record_lock", "ASWP", MSAR, Flag, "off", RECORDING),
     row("record_max_size", "ASWP", MSAR, Size, "0", RECORDING),
-    row("record_max_frames", "ASWP", MSAR, Number, "0", RECORDING),
+    row("record_max_frames", "ASWP", MSAR, Size, "0", RECORDING),
     row("record_interval", "ASWP", MSAR, Time, "", RECORDING),
     row("record_interval_size", "S", MSAR, Size, "0", RECORDING),
     row("record_notify", "ASWP", MSAR, Flag, "off", RECORDING),
@@ -663,7 +671,7 @@ static NOTIFY: &[Row] = &[
     row("on_record_started", "S", MSAR, Hook, "", HOOKS).last(),
     row("on_playlist", "S", MSA, Hook, "", HOOKS).last(),
     row("on_update", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("notify_method", "ASW", MSA, OneOf(&["get", "post"]), "post", HOOKS).last(),
+    row("notify_method", "ASW", MSA, Method, "post", HOOKS).last(),
     row("notify_update_timeout", "ASW", MSA, Time, "30s", HOOKS),
     row("notify_update_strict", "ASW", MSA, Flag, "off", HOOKS),
     row("notify_relay_redirect", "ASW", MSA, Flag, "off", HOOKS),
@@ -687,9 +695,9 @@ static EXEC: &[Row] = &[
     row("exec_record_started", "S", MSAR, Words(1, 255), "", CHILDREN).many(),
     row("exec_static", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
     row("respawn", ALL, MSA, Flag, "on", CHILDREN),
-    row("respawn_timeout", ALL, MSA, Time, "5s", CHILDREN).last(),
+    row("respawn_timeout", ALL, MSA, Time, "5s", CHILDREN),
     row("exec_kill_signal", ALL, MSA, Signal, "KILL", CHILDREN).last(),
-    row("exec_options", ALL, MSA, Flag, "off", CHILDREN).last(),
+    row("exec_options", ALL, MSA, Flag, "off", CHILDREN),
 ];
 
 const HLS_LATER: Verdict = NotYet("HLS comes in a later release");
@@ -832,6 +840,8 @@ const CONTEXT_NAMES: &[(Contexts, &str)] = &[
 ];
 
 const NO_WORDS: &[&str] = &[];
+
+const METHODS: &[&str] = &["get", "post"];
 
 const SIGNALS: &[&str] = &[
     "HUP", "INT", "QUIT", "ILL", "ABRT", "FPE", "KILL", "SEGV", "PIPE", "ALRM", "TERM", "USR1", "USR2", "CHLD", "CONT",

@@ -5,6 +5,7 @@
 //! - [`verify`]: a tree held against the table.
 //! - [`values`]: times, sizes, flags, addresses.
 //! - [`build`]: the tree and the table to the structs below.
+//! - [`hosts`]: which sockets to bind, and which server a connection means.
 //! - [`diagnose`]: an error with its line and a caret.
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
@@ -13,7 +14,6 @@
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -28,6 +28,7 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod hosts;
 pub mod page;
 pub mod syntax;
 pub mod values;
@@ -36,6 +37,7 @@ pub mod verify;
 pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
+pub use hosts::Endpoint;
 
 /// Everything one start needs to know. Cheap to share: each actor takes the `Arc` of its own server or application.
 #[derive(Debug, Clone)]
@@ -286,7 +288,8 @@ pub struct Listen {
     pub backlog: i32,
     pub reuseport: bool,
     pub so_keepalive: Option<Keepalive>,
-    /// For IPv6 only; nginx's default is on: `[::]` does not take IPv4.
+    /// False: `[::]` takes IPv4 too, as nginx-rtmp has it (nginx's own http says the opposite). Where the same port is
+    /// also listened on for `0.0.0.0`, loading makes this true unless the file says otherwise.
     pub ipv6only: bool,
     pub rcvbuf: Option<usize>,
     pub sndbuf: Option<usize>,
@@ -306,7 +309,7 @@ impl Listen {
             backlog: BACKLOG,
             reuseport: false,
             so_keepalive: None,
-            ipv6only: true,
+            ipv6only: false,
             rcvbuf: None,
             sndbuf: None,
             default_server: false,
@@ -590,7 +593,10 @@ impl Config {
     /// It listens on `0.0.0.0` and `[::]` with two sockets, so that a machine without IPv6 loses only the second:
     /// whoever binds decides that.
     pub fn built_in(options: BuiltIn) -> Self {
-        let listen = |ip: IpAddr| Listen::new(ListenAddress::Tcp(SocketAddr::new(ip, options.port)));
+        let listen = |ip: IpAddr| {
+            let address = ListenAddress::Tcp(SocketAddr::new(ip, options.port));
+            Listen { ipv6only: ip.is_ipv6(), ..Listen::new(address) }
+        };
         let application = Application {
             name: "live".to_owned(),
             live: true,
@@ -616,111 +622,6 @@ impl Config {
             log_formats: vec![Arc::new(LogFormat::combined())],
             http: None,
             warnings: Vec::new(),
-        }
-    }
-
-    /// The sockets to bind, each with the servers behind it, in the order of the file.
-    ///
-    /// As in nginx, an address whose port is also listened on by the wildcard gets no socket of its own unless it says
-    /// `bind`: the wildcard's socket takes its connections and the local address tells them apart.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
-        let mut groups: Vec<Endpoint> = Vec::new();
-        for server in &self.servers {
-            for listen in &server.listens {
-                let group = match groups.iter_mut().position(|group| group.listen.address == listen.address) {
-                    Some(index) => index,
-                    None => {
-                        groups.push(Endpoint { listen: listen.clone(), servers: Vec::new(), folded: BTreeMap::new() });
-                        groups.len() - 1
-                    }
-                };
-                let group = &mut groups[group];
-                if listen.default_server {
-                    group.listen.default_server = true;
-                    group.servers.insert(0, Arc::clone(server));
-                } else if !group.servers.iter().any(|known| known.index == server.index) {
-                    group.servers.push(Arc::clone(server));
-                }
-            }
-        }
-        let (wildcards, specific): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.is_wildcard());
-        let mut endpoints = wildcards;
-        for group in specific {
-            let home = endpoints.iter_mut().find(|wildcard| wildcard.covers(&group));
-            match (home, group.listen.bind, &group.listen.address) {
-                (Some(wildcard), false, ListenAddress::Tcp(address)) => {
-                    wildcard.folded.insert(address.ip(), group.servers);
-                }
-                _ => endpoints.push(group),
-            }
-        }
-        endpoints
-    }
-}
-
-/// One socket to bind, and the virtual hosts behind it.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    pub listen: Listen,
-    /// The default server first, the others in the order of the file. Never empty.
-    servers: Vec<Arc<Server>>,
-    /// Addresses that this wildcard socket also serves, with their servers.
-    folded: BTreeMap<IpAddr, Vec<Arc<Server>>>,
-}
-
-impl Endpoint {
-    /// The certificate of the socket: that of the default server, else of the first that has one.
-    pub fn tls(&self) -> Option<&TlsFiles> {
-        self.servers().find_map(|server| server.tls.as_ref()).filter(|_| self.listen.ssl)
-    }
-
-    /// All servers a connection to this socket may end up in.
-    pub fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
-        self.servers.iter().chain(self.folded.values().flatten())
-    }
-
-    /// The server for a connection: `local` is the address it came to, `host` the host part of its tcUrl.
-    /// Exact names win over `*.x`, those over `x.*`, those over patterns; the default server takes the rest.
-    pub fn server_for(&self, local: Option<IpAddr>, host: Option<&str>) -> &Arc<Server> {
-        let servers = local.and_then(|ip| self.folded.get(&ip.to_canonical())).unwrap_or(&self.servers);
-        let default = servers.first().expect("an endpoint is made with its first server");
-        let Some(host) = host.filter(|_| servers.len() > 1) else { return default };
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let ranked = servers.iter().filter_map(|server| {
-            let best = server.names.iter().filter_map(|name| name.rank(&host)).max()?;
-            Some((best, server))
-        });
-        // The first of the best: `max_by_key` would give the last.
-        ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map_or(default, |(_, server)| server)
-    }
-
-    fn is_wildcard(&self) -> bool {
-        matches!(&self.listen.address, ListenAddress::Tcp(address) if address.ip().is_unspecified())
-    }
-
-    fn covers(&self, other: &Self) -> bool {
-        match (&self.listen.address, &other.listen.address) {
-            (ListenAddress::Tcp(all), ListenAddress::Tcp(one)) => {
-                all.ip().is_unspecified() && all.port() == one.port() && all.is_ipv4() == one.is_ipv4()
-            }
-            _ => false,
-        }
-    }
-}
-
-impl ServerName {
-    /// How well this name fits a host in lower case: kind first, then length. None: not at all.
-    fn rank(&self, host: &str) -> Option<(u8, usize)> {
-        match self {
-            Self::Exact(name) => (name == host).then_some((4, name.len())),
-            Self::Domain(name) if name.strip_prefix('.') == Some(host) => Some((4, name.len())),
-            Self::Suffix(end) | Self::Domain(end) => {
-                (host.len() > end.len() && host.ends_with(end.as_str())).then_some((3, end.len()))
-            }
-            Self::Prefix(start) => {
-                (host.len() > start.len() && host.starts_with(start.as_str())).then_some((2, start.len()))
-            }
-            Self::Pattern(pattern) => pattern.is_match(host).then_some((1, 0)),
         }
     }
 }

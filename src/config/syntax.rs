@@ -262,8 +262,8 @@ impl<'a> Reader<'a> {
                 }
                 End::File => {
                     let Some(unclosed) = open.last() else { return Ok(()) };
-                    let problem = lexer.problem("unexpected end of file, expecting \"}\"");
-                    return Err(problem.help(format!(
+                    let problem = lexer.problem_at_end("unexpected end of file, expecting \"}\"");
+                    return Err(problem.points_at(&unclosed.name).help(format!(
                         "the `{}` block of line {} is not closed",
                         unclosed.name.text, unclosed.name.place.line
                     )));
@@ -506,6 +506,13 @@ impl<'a> Lexer<'a> {
         Problem::new(message, self.place(self.line, self.column), 1)
     }
 
+    /// A problem behind the last byte. nginx counts the empty line after the last line feed.
+    fn problem_at_end(&self, message: impl Into<String>) -> Problem {
+        let mut problem = self.problem(message);
+        problem.place.line += u32::from(self.bytes.ends_with(b"\n") && !self.command_line);
+        problem
+    }
+
     /// The character that begins at the byte just read, for a message.
     fn character(&self) -> String {
         let rest = self.bytes.get(self.at - 1..).unwrap_or_default();
@@ -517,10 +524,17 @@ impl<'a> Lexer<'a> {
         if self.command_line {
             return self.problem("unexpected end of parameter, expecting \";\"");
         }
-        let problem = self.problem("unexpected end of file, expecting \";\" or \"}\"");
-        match quote {
-            Quote::None => missing_semicolon(problem, words),
-            _ => problem.help(format!("the quote opened in line {} is never closed", start.line)),
+        let mut problem = self.problem_at_end("unexpected end of file, expecting \";\" or \"}\"");
+        match (quote, words.last()) {
+            (Quote::None, Some(word)) => missing_semicolon(problem.points_at(word), words),
+            (Quote::None, None) => {
+                problem.caret = self.place(start.line, start.column);
+                problem
+            }
+            _ => {
+                problem.caret = self.place(start.line, start.column);
+                problem.help(format!("the quote opened in line {} is never closed", start.line))
+            }
         }
     }
 }
@@ -665,7 +679,7 @@ mod tests {
     fn errors_are_worded_as_nginx_words_them() {
         check_error("rtmp {", "unexpected end of file, expecting \"}\" in x.conf:1");
         check_error("a {\n live on", "unexpected end of file, expecting \";\" or \"}\" in x.conf:2");
-        check_error("a 'b;\n\n", "unexpected end of file, expecting \";\" or \"}\" in x.conf:2");
+        check_error("a 'b;\n\n", "unexpected end of file, expecting \";\" or \"}\" in x.conf:3");
         check_error("a { live on }", "unexpected \"}\" in x.conf:1");
         check_error("a;\n}", "unexpected \"}\" in x.conf:2");
         check_error("a {;}", "unexpected \";\" in x.conf:1");

@@ -161,7 +161,7 @@ pub fn listen(words: &[&str], resolve: Resolve) -> Result<(Listen, Option<String
                 listen.bind = true;
             }
             "ipv6only" => {
-                let only = flag(value).ok_or_else(|| (format!("the invalid \"{option}\" parameter"), index + 1))?;
+                let only = flag(value).ok_or_else(|| bad("ipv6only flags"))?;
                 match &listen.address {
                     ListenAddress::Tcp(address) if address.is_ipv6() => listen.ipv6only = only,
                     address => remark = Some(format!("ipv6only is not supported on addr \"{address}\", ignored")),
@@ -376,7 +376,7 @@ mod tests {
     fn bad_options_of_listen_are_named() {
         for (option, message) in [
             ("foo", "the invalid \"foo\" parameter"),
-            ("ipv6only=foo", "the invalid \"ipv6only=foo\" parameter"),
+            ("ipv6only=oops", "invalid ipv6only flags \"oops\""),
             ("so_keepalive=foo", "invalid so_keepalive value: \"foo\""),
             ("so_keepalive=::", "invalid so_keepalive value: \"::\""),
             ("backlog=0", "invalid backlog \"0\""),

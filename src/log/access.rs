@@ -1,6 +1,6 @@
 //! The access log: one line a session, in the format the configuration names.
 //!
-//! A `log_format` is compiled once into [`Part`]s; a finished session hands in its [`SessionRecord`]. The variables are those
+//! A `log_format` is compiled once into a [`Format`]; a finished session hands in its [`SessionRecord`]. The variables are those
 //! of the whole nginx-rtmp family, so a format keeps working whichever module it was written for. Where two modules use one
 //! name for two things (`$args`), it means what nginx-rtmp itself means. What livemill cannot know is written as `-`.
 

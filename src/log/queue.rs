@@ -7,9 +7,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -37,9 +37,10 @@ impl LineQueue {
         outlets: Vec<Outlet>,
         tick: impl FnMut(Trouble) -> Vec<Line> + Send + 'static,
     ) -> io::Result<Self> {
-        let (jobs, received) = sync_channel(capacity.max(1));
+        let capacity = capacity.max(1);
+        let (jobs, received) = sync_channel(capacity);
         let shared = Arc::new(Shared::default());
-        let writer = Writer { outlets, shared: Arc::clone(&shared), reopen_failures: Vec::new(), flushes: Vec::new() };
+        let writer = Writer { outlets, capacity, shared: Arc::clone(&shared), reopen_failures: Vec::new() };
         std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(WRITER_STACK_BYTES)
@@ -56,7 +57,8 @@ impl LineQueue {
 
     /// Opens every file anew under its name, as after a rotation. The queue may be full: the request is kept.
     pub fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Release);
+        self.shared.wants_reopen.store(true, Ordering::Release);
+        self.shared.is_called.store(true, Ordering::Release);
         let _ = self.jobs.try_send(Job::Wake);
     }
 
@@ -68,22 +70,11 @@ impl LineQueue {
     /// Waits until every line that was handed over before is written, but no longer than `patience`.
     /// False: the time was over.
     pub fn flush(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        let (done, finished) = sync_channel(1);
-        let mut job = Job::Flush(done);
-        loop {
-            match self.jobs.try_send(job) {
-                Ok(()) => break,
-                Err(TrySendError::Disconnected(_)) => return false,
-                Err(TrySendError::Full(returned)) if Instant::now() < deadline => {
-                    job = returned;
-                    // Only at the end of the process, on its main thread: nothing else is waiting any more.
-                    std::thread::sleep(FULL_QUEUE_RETRY);
-                }
-                Err(TrySendError::Full(_)) => return false,
-            }
-        }
-        finished.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
+        let (done, written) = sync_channel(1);
+        self.shared.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.shared.is_called.store(true, Ordering::Release);
+        let _ = self.jobs.try_send(Job::Wake);
+        written.recv_timeout(patience).is_ok()
     }
 }
 
@@ -236,10 +227,9 @@ pub fn describe(error: &io::Error) -> String {
 
 struct Writer {
     outlets: Vec<Outlet>,
+    capacity: usize,
     shared: Arc<Shared>,
     reopen_failures: Vec<String>,
-    /// Whoever waits in `flush`: answered after a reopen that was asked for before.
-    flushes: Vec<SyncSender<()>>,
 }
 
 impl Writer {
@@ -253,11 +243,8 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.shared.reopen.swap(false, Ordering::AcqRel) {
-                self.reopen(jobs);
-            }
-            for done in self.flushes.drain(..) {
-                let _ = done.try_send(());
+            if self.shared.is_called.swap(false, Ordering::AcqRel) {
+                self.answer(jobs);
             }
             let now = Instant::now();
             if now >= next_tick {
@@ -278,7 +265,6 @@ impl Writer {
     fn take(&mut self, job: Job) {
         match job {
             Job::Write(line) => self.write(&line),
-            Job::Flush(done) => self.flushes.push(done),
             Job::Wake => {}
         }
     }
@@ -300,16 +286,23 @@ impl Writer {
         }
     }
 
-    /// Lines that were handed over before the request belong to the old files, so those are written first.
-    fn reopen(&mut self, jobs: &Receiver<Job>) {
-        for _ in 0..REOPEN_BACKLOG {
+    /// Does what `reopen` and `flush` ask for. Lines that were handed over before come first: they belong to the old files.
+    fn answer(&mut self, jobs: &Receiver<Job>) {
+        let flushes = std::mem::take(&mut *self.shared.flushes.lock().unwrap_or_else(PoisonError::into_inner));
+        // No more than can have been waiting: under a flood this would never end.
+        for _ in 0..self.capacity {
             let Ok(job) = jobs.try_recv() else { break };
             self.take(job);
         }
-        for outlet in &mut self.outlets {
-            if let Err(error) = outlet.reopen() {
-                self.reopen_failures.push(error.to_string());
+        if self.shared.wants_reopen.swap(false, Ordering::AcqRel) {
+            for outlet in &mut self.outlets {
+                if let Err(error) = outlet.reopen() {
+                    self.reopen_failures.push(error.to_string());
+                }
             }
+        }
+        for done in flushes {
+            let _ = done.try_send(());
         }
     }
 
@@ -326,14 +319,17 @@ impl Writer {
 #[derive(Debug)]
 enum Job {
     Write(Line),
-    Flush(SyncSender<()>),
+    /// Somebody calls: see [`Shared::is_called`].
     Wake,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     lost: AtomicU64,
-    reopen: AtomicBool,
+    /// Whether one of the two below is asked for. A full queue takes no request, but whoever empties it looks here.
+    is_called: AtomicBool,
+    wants_reopen: AtomicBool,
+    flushes: Mutex<Vec<SyncSender<()>>>,
 }
 
 /// None: a named pipe without a reader.
@@ -372,9 +368,6 @@ fn is_pipe(path: &Path) -> bool {
 const LOG_FILE_MODE: u32 = 0o644;
 const TICK: Duration = Duration::from_secs(1);
 const LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(10);
-const FULL_QUEUE_RETRY: Duration = Duration::from_millis(5);
-/// Lines written to the old files before a reopen; under a flood the rest may go to the new ones.
-const REOPEN_BACKLOG: usize = 8192;
 /// The thread formats a few lines and calls write.
 const WRITER_STACK_BYTES: usize = 256 << 10;
 

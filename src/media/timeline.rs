@@ -28,7 +28,7 @@ pub struct Timeline {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimelineRules {
-    /// A step forward beyond this is a jump, unless as much time has passed here.
+    /// A step forward beyond this is a jump, unless as much time has passed here. 0 believes every step.
     pub max_forward_ms: i64,
     /// A step back beyond this is a jump; a smaller one is a late frame, or a frame stamped in presentation order.
     pub max_backward_ms: i64,
@@ -141,7 +141,7 @@ impl Timeline {
                 let raw_ms = other.raw_ms.saturating_add(step_ms);
                 let short_ms = lower_ms - (raw_ms + other.offset_ms);
                 // Both media run on one clock, as they should.
-                if other.stuck.is_none() && step_ms.abs() <= self.rules.max_forward_ms && short_ms <= MAX_SHIFT_MS {
+                if other.stuck.is_none() && step_ms.abs() <= SAME_CLOCK_MS && short_ms <= MAX_SHIFT_MS {
                     clock.raw_ms = raw_ms;
                     clock.offset_ms = other.offset_ms;
                     // This medium begins before the one that came first. Sent frames cannot be taken back, so the
@@ -199,7 +199,9 @@ impl Timeline {
             if target_ms > lower_ms {
                 (clock.late_since, clock.late_frames) = (None, 0);
             }
-            let is_too_far = step_ms.max(target_ms - lower_ms) > self.rules.max_forward_ms;
+            let max_ms = if self.rules.max_forward_ms > 0 { self.rules.max_forward_ms } else { i64::MAX };
+            // Being moved ahead to fit the other medium is no jump of this one.
+            let is_too_far = step_ms > max_ms || target_ms - lower_ms > max_ms.max(MAX_SHIFT_MS + LONGEST_FRAME_MS);
             let has_passed_here = (gap_ms - step_ms).abs() <= PAUSE_TOLERANCE_MS + step_ms / 10;
             if step_ms < -self.rules.max_backward_ms || (is_too_far && !has_passed_here) {
                 return self.jump(track, clock, target_ms, gap_ms);
@@ -311,7 +313,7 @@ impl Timeline {
         let clock = self.video.clock.or(self.audio.clock).filter(|clock| clock.stuck.is_none())?;
         let step_ms = unwrapped_step(clock.last_raw, raw);
         let time_ms = (clock.raw_ms + clock.offset_ms).saturating_add(step_ms).max(self.floor_ms);
-        (step_ms.abs() <= self.rules.max_forward_ms).then_some(time_ms)
+        (step_ms.abs() <= SAME_CLOCK_MS).then_some(time_ms)
     }
 
     fn healthy_offset(&self, lane: &Lane) -> Option<i64> {
@@ -437,6 +439,8 @@ const AUDIO_FRAME_MS: i64 = 23;
 const VIDEO_FRAME_MS: i64 = 33;
 /// A longer step is a gap, not the rhythm of the stream.
 const LONGEST_FRAME_MS: i64 = 1000;
+/// Two tracks whose timestamps begin no further apart than this run on one clock.
+const SAME_CLOCK_MS: i64 = 10_000;
 /// How much the arrival of a frame after a pause may differ from its timestamp, plus a tenth of the pause.
 const PAUSE_TOLERANCE_MS: i64 = 2000;
 /// Two media that jump within this time of each other, by the same within `SAME_JUMP_MS` (and a twentieth of the jump,

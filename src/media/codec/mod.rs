@@ -4,7 +4,22 @@
 //! A record that makes no sense costs the description of a stream, never the stream: packets pass through all the same.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
 
+mod bits;
+
+pub mod aac;
+pub mod ac3;
+pub mod av1;
+pub mod avc;
+pub mod flac;
+pub mod hevc;
+pub mod mp3;
+pub mod nal;
+pub mod opus;
+pub mod vp9;
+
 use std::fmt;
+
+use self::bits::BitReader;
 
 /// What the frames of a track are encoded with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -39,6 +54,62 @@ pub enum AudioCodec {
     Flv(u8),
     /// A FourCC nobody here knows. It is passed on as it came.
     Other(FourCc),
+}
+
+/// What a configuration record says about the picture.
+#[derive(Clone, PartialEq, Debug)]
+pub struct VideoInfo {
+    /// As shown, after cropping. 0 where the record does not tell, or what it tells is absurd.
+    pub width: u32,
+    pub height: u32,
+    pub fps: Option<f32>,
+    /// Frames may be made of two fields.
+    pub interlaced: bool,
+    pub bit_depth: u8,
+    /// In words; empty for an unusual one.
+    pub profile: &'static str,
+    /// H.264's constraint flags; 0 for the others.
+    pub compatibility: u8,
+    /// As people write it: 3.1.
+    pub level: f32,
+    /// For a playlist's CODECS attribute and `MediaSource.isTypeSupported`.
+    pub codec_string: String,
+}
+
+/// What a configuration record, or a frame that describes itself, says about the sound.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AudioInfo {
+    /// Samples a second that come out of the decoder.
+    pub rate: u32,
+    /// `None` where the record describes the layout at length instead.
+    pub channels: Option<u8>,
+    /// As nginx-rtmp spells it: LC, HE, HEv2; empty where a codec has none.
+    pub profile: &'static str,
+    pub codec_string: String,
+}
+
+/// Reads a video configuration record. `None`: this codec's record says nothing, or this one makes no sense.
+pub fn video_info(codec: VideoCodec, record: &[u8]) -> Option<VideoInfo> {
+    match codec {
+        VideoCodec::Avc => avc::info(record),
+        VideoCodec::Hevc => hevc::info(record),
+        VideoCodec::Av1 => av1::info(record),
+        VideoCodec::Vp9 => vp9::info(record),
+        // VP8 and VVC: what can be learned is not worth a parser until something asks for it.
+        VideoCodec::Vp8 | VideoCodec::Vvc | VideoCodec::Flv(_) | VideoCodec::Other(_) => None,
+    }
+}
+
+/// Reads an audio configuration record. MP3, AC-3 and E-AC-3 have none: for them a frame is read.
+pub fn audio_info(codec: AudioCodec, record: &[u8]) -> Option<AudioInfo> {
+    match codec {
+        AudioCodec::Aac => aac::info(record),
+        AudioCodec::Opus => opus::info(record),
+        AudioCodec::Flac => flac::info(record),
+        AudioCodec::Mp3 => mp3::info(record),
+        AudioCodec::Ac3 | AudioCodec::Eac3 => ac3::info(record),
+        AudioCodec::Flv(_) | AudioCodec::Other(_) => None,
+    }
 }
 
 /// Four characters that name a codec.
@@ -176,9 +247,113 @@ impl fmt::Debug for FourCc {
     }
 }
 
+/// What a sequence parameter set says.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Picture {
+    width: u32,
+    height: u32,
+    fps: Option<f32>,
+    interlaced: bool,
+    bit_depth: u8,
+}
+
+impl Default for Picture {
+    fn default() -> Self {
+        Self { width: 0, height: 0, fps: None, interlaced: false, bit_depth: 8 }
+    }
+}
+
+/// The start of the video usability information, which H.264 and H.265 have in common.
+fn skip_vui_to_timing(bits: &mut BitReader<'_>) -> Option<()> {
+    // Aspect ratio, of which 255 is one that is spelled out.
+    if bits.flag()? && bits.byte()? == 255 {
+        bits.skip(32)?;
+    }
+    // Overscan.
+    if bits.flag()? {
+        bits.skip(1)?;
+    }
+    // Signal type and colour description.
+    if bits.flag()? {
+        bits.skip(4)?;
+        if bits.flag()? {
+            bits.skip(24)?;
+        }
+    }
+    // Chroma sample location.
+    if bits.flag()? {
+        bits.ue()?;
+        bits.ue()?;
+    }
+    Some(())
+}
+
+/// Ticks a second, where they are given.
+fn read_timing(bits: &mut BitReader<'_>) -> Option<f32> {
+    if !bits.flag()? {
+        return None;
+    }
+    let (units, scale) = (bits.bits(32)?, bits.bits(32)?);
+    rate(scale, units)
+}
+
+/// `None` for rates that no camera has.
+fn rate(scale: u32, units: u32) -> Option<f32> {
+    let rate = f64::from(scale) / f64::from(units);
+    (rate > 0.0 && rate <= MAX_RATE).then_some(rate as f32)
+}
+
+/// 16K. Larger pictures are a mistake or an attack.
+const MAX_DIMENSION: u32 = 16_384;
+const MAX_RATE: f64 = 2000.0;
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    pub(super) fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        digits.chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
+    }
+
+    /// Bits as text, spaces between them ignored, filled up with zeros.
+    pub(super) fn binary(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').map(|byte| byte - b'0').collect();
+        digits.chunks(8).map(|eight| (0..8).fold(0, |sum, at| sum << 1 | eight.get(at).unwrap_or(&0))).collect()
+    }
+
+    /// An unsigned Exp-Golomb number as text.
+    pub(super) fn golomb(value: u32) -> String {
+        let plain = format!("{:b}", u64::from(value) + 1);
+        "0".repeat(plain.len() - 1) + &plain
+    }
+
+    /// Feeds `read` every prefix of a good record, and the record with each bit flipped and each byte saturated.
+    pub(super) fn hostile(record: &[u8], read: impl Fn(&[u8])) {
+        for end in 0..=record.len() {
+            read(&record[..end]);
+        }
+        for at in 0..record.len() {
+            let mut damaged = record.to_vec();
+            for bit in 0..8 {
+                damaged[at] = record[at] ^ 1 << bit;
+                read(&damaged);
+            }
+            for value in [0, 0xff] {
+                damaged[at..].fill(value);
+                read(&damaged);
+                damaged.copy_from_slice(record);
+            }
+        }
+    }
+
+    #[test]
+    fn a_rate_no_camera_has_is_not_believed() {
+        assert_eq!(rate(50, 2), Some(25.0));
+        assert_eq!([rate(0, 1), rate(1, 0), rate(0, 0), rate(u32::MAX, 1)], [None; 4]);
+    }
 
     #[test]
     fn a_fourcc_and_its_codec_name_each_other() {
@@ -194,6 +369,23 @@ mod tests {
     fn the_number_in_metadata_is_the_fourcc_in_big_endian() {
         assert_eq!(FourCc(*b"av01").number(), 1_635_135_537);
         assert_eq!(FourCc(*b"Opus").number(), 1_332_770_163);
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_panics_or_claims_an_absurd_picture(first in 0_u8..0x90, rest: Vec<u8>) {
+            let record = [&[first][..], &rest].concat();
+            for codec in [VideoCodec::Avc, VideoCodec::Hevc, VideoCodec::Av1, VideoCodec::Vp9] {
+                if let Some(info) = video_info(codec, &record) {
+                    prop_assert!(info.width <= MAX_DIMENSION && info.height <= MAX_DIMENSION);
+                }
+            }
+            for codec in [AudioCodec::Aac, AudioCodec::Opus, AudioCodec::Flac, AudioCodec::Mp3, AudioCodec::Ac3] {
+                if let Some(info) = audio_info(codec, &record) {
+                    prop_assert!(info.rate > 0 && info.channels != Some(0));
+                }
+            }
+        }
     }
 
     #[test]

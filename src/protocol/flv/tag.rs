@@ -338,8 +338,9 @@ fn normalise(
         }
         _ => None,
     };
-    if legacy.is_none() && kind == PacketKind::End && medium.track() == Track::Audio && has_legacy_form(codec) {
-        // Legacy audio has no word for the end, and the FourCC would upset the players it is written for.
+    if legacy.is_none() && has_legacy_form(codec) {
+        // What the legacy form cannot say (the end of audio, a channel layout, colours) is said nowhere: the FourCC would
+        // upset the players that this form is for. Layout and colours stand in the configuration record as well.
         return Reading::Nothing;
     }
     let (payload, original) = match (legacy, kept) {
@@ -602,7 +603,7 @@ mod tests {
         check(true, "a6 01 61766331 00 0000a0 00000001 41", AVC, Inter, 160, "27 01 0000a0 00000001 41");
         check(false, "95 00 6d703461 00 1208", AAC, Config, 0, "af 00 1208");
         check(false, "95 01 6d703461 00 2110", AAC, Audio, 0, "af 01 2110");
-        check(false, "95 04 6d703461 00 01 01 00000004", AAC, SideConfig, 0, "94 6d703461 01 01 00000004");
+        check(false, "95 04 4f707573 00 01 01 00000004", OPUS, SideConfig, 0, "94 4f707573 01 01 00000004");
     }
 
     #[test]
@@ -695,6 +696,8 @@ mod tests {
             (false, "9f 4f707573 00"),
             (false, "92 6d703461"),
             (false, "90 2e6d7033"),
+            (false, "94 6d703461 01 06 0000003f"),
+            (true, "d4 61766331 02 0009 636f6c6f72496e666f"),
             (true, "96 01 61766331"),
             (true, "17 09 000000 aa"),
         ] {

@@ -76,8 +76,8 @@ pub fn status(level: &str, code: &str, description: &str) -> Value {
 pub enum DataMessage {
     /// `onMetaData` and its value, as AMF0 bytes. A `@setDataFrame` in front has been cut off.
     Metadata(Bytes),
-    /// Another event (`onTextData`, `onCuePoint`, `onFI`, ...), with its name in front.
-    Event(Bytes),
+    /// Another event (`onTextData`, `onCuePoint`, `onFI`, ...). The payload has the name in front.
+    Event { name: String, payload: Bytes },
     /// What concerns only the two ends of a connection, or has no name.
     Nothing,
 }
@@ -94,8 +94,8 @@ impl DataMessage {
         }
         Ok(match name.as_str() {
             "" | "@clearDataFrame" | "|RtmpSampleAccess" => Self::Nothing,
-            name if name.eq_ignore_ascii_case("onMetaData") => Self::Metadata(body),
-            _ => Self::Event(body),
+            text if text.eq_ignore_ascii_case("onMetaData") => Self::Metadata(body),
+            _ => Self::Event { name, payload: body },
         })
     }
 
@@ -158,7 +158,10 @@ mod tests {
     #[test]
     fn other_data_keeps_its_name() {
         let text = Bytes::from(amf::encode_all(&["onTextData".into(), "hi".into()]));
-        assert_eq!(DataMessage::parse(18, &text), Ok(DataMessage::Event(text.clone())));
+        assert_eq!(
+            DataMessage::parse(18, &text),
+            Ok(DataMessage::Event { name: "onTextData".into(), payload: text.clone() })
+        );
         for own in ["@clearDataFrame", "|RtmpSampleAccess"] {
             let payload = Bytes::from(amf::encode_all(&[own.into(), true.into()]));
             assert_eq!(DataMessage::parse(18, &payload), Ok(DataMessage::Nothing));

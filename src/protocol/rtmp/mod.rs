@@ -6,6 +6,8 @@
 pub mod chunk;
 pub mod client;
 pub mod command;
+#[cfg(test)]
+mod dialogues;
 pub mod error;
 pub mod handshake;
 pub mod limits;
