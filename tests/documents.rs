@@ -83,7 +83,7 @@ fn publish_then_play(server: &TestServer, path: &str) {
         let (mut probe, _) = RtmpPeer::play(server.port(), app, name);
         probe.sees_keyframe(Duration::from_millis(200)).then_some(())
     });
-    let mut playing = Playing::start(Player::FfmpegNewer, &url);
+    let mut playing = Playing::start(Player::Rtmpdump, &url);
     publishing.wait_for_success(CLIENT_DEADLINE);
     playing.assert_same_as(Fixture::H264Aac, true, path);
 }

@@ -264,7 +264,7 @@ fn terminate_ends_everything_at_once() {
         publisher.send_frames(0..5);
         frame_numbers(&mut player, 5);
         server.signal(signal);
-        let status = server.wait_for_exit(Duration::from_secs(2));
+        let status = server.wait_for_exit(Duration::from_secs(4));
         assert!(status.success() && status.signal().is_none(), "{status}");
     }
 }
