@@ -12,7 +12,7 @@
 //! - [`actors`]: who does it, and when: one actor a file, its messages beside it.
 //! - [`log`]: the error log and the access log.
 //! - [`server`]: binds, starts, waits and finishes, in order.
-//! - [`bench`]: the load tool behind `livemill bench`.
+//! - [`mod@bench`]: the load tool behind `livemill bench`.
 //! - [`cli`], [`process`]: the command line, and what a daemon does with its process.
 
 pub mod actors;

@@ -14,7 +14,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::timeout,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     actors::{
@@ -119,6 +119,7 @@ async fn serve(
     max_connections: u64,
 ) -> Result<(), ServerError> {
     let mut signals = Signals::listen().map_err(ServerError::Signals)?;
+    info!(severity = "notice", version = env!("CARGO_PKG_VERSION"), "started");
     let arbiters: Vec<Arbiter> = (0..config.process.workers.get()).map(|_| Arbiter::new()).collect();
     let directory = Directory::default();
     let (router_alive, router_gone) = oneshot::channel();
@@ -144,7 +145,7 @@ async fn serve(
             signal = signals.next() => match signal {
                 Signal::Stop => break Ok(()),
                 Signal::Quit => {
-                    info!("gracefully shutting down");
+                    info!(severity = "notice", "gracefully shutting down");
                     tokio::select! {
                         () = finish.gracefully() => {}
                         () = until_stop(&mut signals, logs) => {}
@@ -152,7 +153,7 @@ async fn serve(
                     break Ok(());
                 }
                 Signal::Reopen => {
-                    info!("reopening logs");
+                    info!(severity = "notice", "reopening logs");
                     logs.reopen();
                 }
                 Signal::Reload => {
@@ -162,10 +163,7 @@ async fn serve(
             },
         }
     };
-    if let Err(failed) = &outcome {
-        error!("{failed}");
-    }
-    info!("shutting down");
+    info!(severity = "notice", "shutting down");
     finish.now().await;
     for arbiter in &arbiters {
         arbiter.stop();

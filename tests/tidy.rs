@@ -99,9 +99,9 @@ const FORBIDDEN: &[Rule] = &[
 
 /// The files of `src` that may read the monotonic clock of the system; everyone else is told the time.
 const CLOCK_READERS: &[(&str, &str)] = &[
-    ("src/log/queue.rs", "the writer thread, which nobody else's time reaches, ticks by it"),
-    ("src/log/error.rs", "an event carries no time: the log gives it one"),
-    ("src/cli/health.rs", "a command of its own, with a deadline for its whole life"),
+    ("src/cli/health.rs", "a command of its own, with a deadline for its answer"),
+    ("src/log/error.rs", "notes when the log began, to say how often a line was held back"),
+    ("src/log/queue.rs", "the writer's own thread waits by the clock"),
 ];
 
 /// Paths of somebody's machine, in any text of the repository. Written in halves so that this file does not hold them.

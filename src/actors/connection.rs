@@ -752,6 +752,10 @@ impl Connection {
     // ---- ending ----------------------------------------------------------------------------------------------------
 
     fn fail(&mut self, error: &SessionError, ctx: &mut Context<Self>) {
+        if self.place.is_none() {
+            // There will be no closing line; this one is bounded by the log.
+            warn!(connection = self.id, client = self.client(), port = %self.port, cause = error.reason(), "{error}");
+        }
         self.end(&error.to_string(), ctx);
     }
 
@@ -875,10 +879,24 @@ impl Actor for Connection {
         self.record.bytes_received = self.received;
         self.record.bytes_sent = self.outbox.written();
         self.record.duration = lasted;
-        info!(
-            connection = self.id, client = %self.client(), app = %self.record.app, name = %self.record.name,
-            received = self.received, sent = self.outbox.written(), seconds = lasted.as_secs(), reason, "disconnect"
-        );
+        let (id, client, sent) = (self.id, self.client(), self.outbox.written());
+        if self.place.is_some() {
+            let record = &self.record;
+            info!(
+                connection = id,
+                client,
+                app = record.app,
+                name = record.name,
+                received = self.received,
+                sent,
+                seconds = lasted.as_secs(),
+                reason,
+                "disconnect"
+            );
+        } else {
+            // Health checks and port scanners reach no application: they are no sessions, and fill no log.
+            debug!(connection = id, client, received = self.received, sent, reason, "disconnect");
+        }
         self.record.reason = reason;
         if let Some(place) = &self.place {
             place.venue.access_log.write(&self.record);

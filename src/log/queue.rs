@@ -1,8 +1,10 @@
-//! A bounded, lossy queue of finished lines to one writer thread.
+//! A bounded, lossy queue of finished lines to a writer thread.
 //!
 //! Whoever logs never waits: a line that finds the queue full is counted and dropped. Only the writer thread can be held up
-//! by a full disk, a hung mount or a pipe nobody reads.
+//! by a hung mount, or by a terminal or pipe nobody reads. The latter is common enough that standard error and standard
+//! output have a thread each: the files go on.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -19,16 +21,16 @@ use thiserror::Error;
 
 use crate::config::LogTarget;
 
-/// The way to the writer thread. Cheap to clone.
+/// The way to the writer threads. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LineQueue {
-    jobs: SyncSender<Job>,
-    shared: Arc<Shared>,
+    lanes: Arc<[Lane]>,
+    lost: Arc<AtomicU64>,
 }
 
 impl LineQueue {
-    /// Starts the writer thread. `tick` is called on it about once a second with what went wrong since the last call; the
-    /// lines it returns are written at once.
+    /// Starts the writer threads; `capacity` is the number of lines that may wait for each. `tick` is called on one of them
+    /// about once a second with what went wrong since the last call; the lines it returns are written at once.
     ///
     /// Not before the process is in the background: a fork takes no threads along.
     pub fn start(
@@ -38,43 +40,62 @@ impl LineQueue {
         tick: impl FnMut(Trouble) -> Vec<Line> + Send + 'static,
     ) -> io::Result<Self> {
         let capacity = capacity.max(1);
-        let (jobs, received) = sync_channel(capacity);
-        let shared = Arc::new(Shared::default());
-        let writer = Writer { outlets, capacity, shared: Arc::clone(&shared), reopen_failures: Vec::new() };
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(WRITER_STACK_BYTES)
-            .spawn(move || writer.run(&received, tick))?;
-        Ok(Self { jobs, shared })
+        let lost = Arc::new(AtomicU64::new(0));
+        let mut groups: BTreeMap<u8, Vec<(usize, Outlet)>> = BTreeMap::new();
+        for (place, outlet) in outlets.into_iter().enumerate() {
+            groups.entry(outlet.lane()).or_default().push((place, outlet));
+        }
+        let mut lanes = Vec::new();
+        let mut writers = Vec::new();
+        for outlets in groups.into_values() {
+            let (jobs, received) = sync_channel(capacity);
+            let calls = Arc::new(Calls::default());
+            let places = outlets.iter().map(|(place, _)| *place).collect();
+            lanes.push(Lane { jobs, calls: Arc::clone(&calls), places });
+            let lost = Arc::clone(&lost);
+            writers.push((Writer { outlets, capacity, calls, lost, reopen_failures: Vec::new() }, received));
+        }
+        let mut ticker = Some((tick, lanes.get(1..).unwrap_or_default().to_vec()));
+        for (writer, received) in writers {
+            let ticker = ticker.take();
+            std::thread::Builder::new().name(name.to_owned()).stack_size(WRITER_STACK_BYTES).spawn(
+                move || match ticker {
+                    Some((tick, others)) => writer.run(&received, Some(tick), &others),
+                    None => writer.run(&received, None::<fn(Trouble) -> Vec<Line>>, &[]),
+                },
+            )?;
+        }
+        Ok(Self { lanes: lanes.into(), lost })
     }
 
     /// Hands a line over, or counts it as lost.
     pub fn write(&self, line: Line) {
-        if self.jobs.try_send(Job::Write(line)).is_err() {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
-        }
+        offer(&self.lanes, line, &self.lost);
     }
 
     /// Opens every file anew under its name, as after a rotation. The queue may be full: the request is kept.
     pub fn reopen(&self) {
-        self.shared.wants_reopen.store(true, Ordering::Release);
-        self.shared.is_called.store(true, Ordering::Release);
-        let _ = self.jobs.try_send(Job::Wake);
+        for lane in self.lanes.iter() {
+            lane.calls.wants_reopen.store(true, Ordering::Release);
+            lane.wake();
+        }
     }
 
     /// Lines lost since the start, in the queue or in writing.
     pub fn lost(&self) -> u64 {
-        self.shared.lost.load(Ordering::Relaxed)
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Waits until every line that was handed over before is written, but no longer than `patience`.
     /// False: the time was over.
     pub fn flush(&self, patience: Duration) -> bool {
-        let (done, written) = sync_channel(1);
-        self.shared.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
-        self.shared.is_called.store(true, Ordering::Release);
-        let _ = self.jobs.try_send(Job::Wake);
-        written.recv_timeout(patience).is_ok()
+        let deadline = Instant::now() + patience;
+        let asked: Vec<Receiver<()>> = self.lanes.iter().map(Lane::flush).collect();
+        let mut is_done = true;
+        for written in asked {
+            is_done &= written.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok();
+        }
+        is_done
     }
 }
 
@@ -92,6 +113,15 @@ pub enum To {
     One(usize),
     /// Each whose bit is set; for up to 64 outlets.
     Each(u64),
+}
+
+impl To {
+    fn includes(self, place: usize) -> bool {
+        match self {
+            Self::One(wanted) => wanted == place,
+            Self::Each(places) => place < 64 && places >> place & 1 == 1,
+        }
+    }
 }
 
 /// What went wrong since the last tick.
@@ -152,6 +182,15 @@ impl Outlet {
                 let file = open_for_append(&path, owner)?;
                 Ok(Self::File(LogFile { path, file, is_torn: false }))
             }
+        }
+    }
+
+    /// Outlets of one lane share a thread: those that are held up only together.
+    fn lane(&self) -> u8 {
+        match self {
+            Self::File(_) | Self::Nothing => 0,
+            Self::Stderr => 1,
+            Self::Stdout => 2,
         }
     }
 
@@ -225,15 +264,56 @@ pub fn describe(error: &io::Error) -> String {
     }
 }
 
+/// The way to one writer thread.
+#[derive(Debug, Clone)]
+struct Lane {
+    jobs: SyncSender<Job>,
+    calls: Arc<Calls>,
+    places: Vec<usize>,
+}
+
+impl Lane {
+    fn takes(&self, to: To) -> bool {
+        self.places.iter().any(|&place| to.includes(place))
+    }
+
+    fn wake(&self) {
+        self.calls.is_called.store(true, Ordering::Release);
+        let _ = self.jobs.try_send(Job::Wake);
+    }
+
+    fn flush(&self) -> Receiver<()> {
+        let (done, written) = sync_channel(1);
+        self.calls.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.wake();
+        written
+    }
+}
+
+fn offer(lanes: &[Lane], line: Line, lost: &AtomicU64) {
+    let to = line.to;
+    let mut takers = lanes.iter().filter(|lane| lane.takes(to)).peekable();
+    let mut line = Some(line);
+    while let Some(lane) = takers.next() {
+        // Copied for the second thread on; most lines go to one.
+        let line = if takers.peek().is_some() { line.clone() } else { line.take() };
+        if line.is_some_and(|line| lane.jobs.try_send(Job::Write(line)).is_err()) {
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 struct Writer {
-    outlets: Vec<Outlet>,
+    /// Each with its place among all outlets of the queue.
+    outlets: Vec<(usize, Outlet)>,
     capacity: usize,
-    shared: Arc<Shared>,
+    calls: Arc<Calls>,
+    lost: Arc<AtomicU64>,
     reopen_failures: Vec<String>,
 }
 
 impl Writer {
-    fn run(mut self, jobs: &Receiver<Job>, mut tick: impl FnMut(Trouble) -> Vec<Line>) {
+    fn run(mut self, jobs: &Receiver<Job>, mut tick: Option<impl FnMut(Trouble) -> Vec<Line>>, others: &[Lane]) {
         let started = Instant::now();
         let mut next_tick = started + TICK;
         loop {
@@ -243,21 +323,24 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.shared.is_called.swap(false, Ordering::AcqRel) {
+            if self.calls.is_called.swap(false, Ordering::AcqRel) {
                 self.answer(jobs);
             }
             let now = Instant::now();
-            if now >= next_tick {
-                next_tick = now + TICK;
-                self.retry_pipes();
-                let trouble = Trouble {
-                    uptime: now.saturating_duration_since(started),
-                    lost: self.shared.lost.load(Ordering::Relaxed),
-                    reopen_failures: std::mem::take(&mut self.reopen_failures),
-                };
-                for line in tick(trouble) {
-                    self.write(&line);
-                }
+            if now < next_tick {
+                continue;
+            }
+            next_tick = now + TICK;
+            self.retry_pipes();
+            let Some(tick) = &mut tick else { continue };
+            let trouble = Trouble {
+                uptime: now.saturating_duration_since(started),
+                lost: self.lost.load(Ordering::Relaxed),
+                reopen_failures: std::mem::take(&mut self.reopen_failures),
+            };
+            for line in tick(trouble) {
+                self.write(&line);
+                offer(others, line, &self.lost);
             }
         }
     }
@@ -270,32 +353,23 @@ impl Writer {
     }
 
     fn write(&mut self, line: &Line) {
-        let mut is_lost = false;
-        match line.to {
-            To::One(place) => is_lost = self.outlets.get_mut(place).is_none_or(|it| it.write(&line.text).is_err()),
-            To::Each(places) => {
-                for (place, outlet) in self.outlets.iter_mut().enumerate() {
-                    if places >> place & 1 == 1 {
-                        is_lost |= outlet.write(&line.text).is_err();
-                    }
-                }
+        for (_, outlet) in self.outlets.iter_mut().filter(|(place, _)| line.to.includes(*place)) {
+            if outlet.write(&line.text).is_err() {
+                self.lost.fetch_add(1, Ordering::Relaxed);
             }
-        }
-        if is_lost {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Does what `reopen` and `flush` ask for. Lines that were handed over before come first: they belong to the old files.
     fn answer(&mut self, jobs: &Receiver<Job>) {
-        let flushes = std::mem::take(&mut *self.shared.flushes.lock().unwrap_or_else(PoisonError::into_inner));
+        let flushes = std::mem::take(&mut *self.calls.flushes.lock().unwrap_or_else(PoisonError::into_inner));
         // No more than can have been waiting: under a flood this would never end.
         for _ in 0..self.capacity {
             let Ok(job) = jobs.try_recv() else { break };
             self.take(job);
         }
-        if self.shared.wants_reopen.swap(false, Ordering::AcqRel) {
-            for outlet in &mut self.outlets {
+        if self.calls.wants_reopen.swap(false, Ordering::AcqRel) {
+            for (_, outlet) in &mut self.outlets {
                 if let Err(error) = outlet.reopen() {
                     self.reopen_failures.push(error.to_string());
                 }
@@ -308,7 +382,7 @@ impl Writer {
 
     /// A named pipe opens as soon as somebody reads it.
     fn retry_pipes(&mut self) {
-        for outlet in &mut self.outlets {
+        for (_, outlet) in &mut self.outlets {
             if matches!(outlet, Outlet::File(LogFile { file: None, .. })) {
                 let _ = outlet.reopen();
             }
@@ -319,13 +393,13 @@ impl Writer {
 #[derive(Debug)]
 enum Job {
     Write(Line),
-    /// Somebody calls: see [`Shared::is_called`].
+    /// Somebody calls: see [`Calls::is_called`].
     Wake,
 }
 
+/// What is asked of a writer thread besides lines.
 #[derive(Debug, Default)]
-struct Shared {
-    lost: AtomicU64,
+struct Calls {
     /// Whether one of the two below is asked for. A full queue takes no request, but whoever empties it looks here.
     is_called: AtomicBool,
     wants_reopen: AtomicBool,
@@ -452,12 +526,33 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts() {
         let (jobs, _kept) = sync_channel(2);
-        let queue = LineQueue { jobs, shared: Arc::default() };
+        let lane = Lane { jobs, calls: Arc::default(), places: vec![0] };
+        let queue = LineQueue { lanes: [lane].into(), lost: Arc::default() };
         for _ in 0..5 {
             queue.write(line("x"));
         }
         assert_eq!(queue.lost(), 3);
         assert!(!queue.flush(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_stream_that_is_not_read_does_not_hold_up_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("error.log");
+        let outlets = vec![open(&path), Outlet::Stderr, Outlet::Stdout];
+        let lanes: Vec<u8> = outlets.iter().map(Outlet::lane).collect();
+        assert_eq!(lanes, [0, 1, 2]);
+        // A lane whose thread is stuck: nobody takes its lines.
+        let queue = start(outlets);
+        let (jobs, _kept) = sync_channel(1);
+        let stuck = Lane { jobs, calls: Arc::default(), places: vec![1] };
+        let queue = LineQueue { lanes: [queue.lanes[0].clone(), stuck].into(), ..queue };
+        for _ in 0..3 {
+            queue.write(Line { to: To::Each(0b11), text: "x\n".into() });
+        }
+        assert!(!queue.flush(Duration::from_millis(100)), "the stuck one does not answer");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "x\nx\nx\n");
+        assert_eq!(queue.lost(), 2);
     }
 
     #[test]

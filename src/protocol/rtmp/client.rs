@@ -158,7 +158,11 @@ impl ClientSession {
 
     /// The next event.
     pub fn poll(&mut self) -> Option<ClientEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() && self.events.capacity() > KEPT_EVENTS {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// Bytes to send, in order.
@@ -397,7 +401,8 @@ impl ClientSession {
             },
             ("_error", Step::Connecting) if command.transaction == CONNECT => self.refused(command),
             ("_result", Step::Creating { transaction }) if command.transaction == transaction => {
-                self.msid = command.whole_number(0).ok_or(SessionError::NoStreamId)?;
+                // 0 is the connection itself.
+                self.msid = command.whole_number(0).filter(|id| *id != 0).ok_or(SessionError::NoStreamId)?;
                 self.start();
             }
             ("_error", Step::Creating { transaction }) if command.transaction == transaction => self.refused(command),
@@ -543,6 +548,8 @@ enum Step {
     Closing,
 }
 
+/// Room for events that is kept between two reads; a burst may need more.
+const KEPT_EVENTS: usize = 64;
 /// The transaction of connect, which is always the first.
 const CONNECT: u32 = 1;
 /// Last words of the codes that say no.

@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn command_without_a_name_is_none() {
         assert_eq!(Command::parse(&[]), Ok(None));
-        assert_eq!(Command::parse(&amf::encode_all(&[Value::Number(1.0)])), Ok(None));
+        assert_eq!(Command::parse(&amf::encode_all(&[Value::Null])), Ok(None));
     }
 
     #[test]

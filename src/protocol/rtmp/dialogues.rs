@@ -134,11 +134,11 @@ fn ffmpeg_publish() -> Wire {
         .put(0, 4, 0, 18, 1, &metadata())
         .put(0, 6, 0, 9, 1, &[0x17; 40])
         .put(1, 4, 0, 8, 1, &[0xAF; 7])
-        .put(1, 6, 0, 9, 1, &[0x17; 9000])
+        .put(1, 6, 0, 9, 1, &[0x17; 4200])
         .put(1, 4, 23, 8, 1, &[0xAF; 100])
         .put(3, 4, 0, 8, 1, &[0xAF; 100])
-        .put(1, 6, 40, 9, 1, &[0x27; 5000])
-        .put(2, 6, 41, 9, 1, &[0x27; 5000])
+        .put(1, 6, 40, 9, 1, &[0x27; 500])
+        .put(2, 6, 41, 9, 1, &[0x27; 500])
         .call(0, 3, 0, "FCUnpublish", 6, &["cam".into()])
         .call(1, 3, 0, "deleteStream", 7, &[1.0.into()]);
     wire
@@ -150,11 +150,11 @@ const FFMPEG_PUBLISHED: [&str; 11] = [
     "metadata 0 @1",
     "video 0 40 @1",
     "audio 0 7 @1",
-    "video 0 9000 @1",
+    "video 0 4200 @1",
     "audio 23 100 @1",
     "audio 46 100 @1",
-    "video 40 5000 @1",
-    "video 81 5000 @1",
+    "video 40 500 @1",
+    "video 81 500 @1",
     "unpublish @1",
 ];
 
@@ -547,8 +547,10 @@ fn client_checks_bandwidth_once_and_takes_no_media_while_publishing() {
 
 #[test]
 fn client_gives_up_on_a_server_without_stream_ids() {
-    let answers = [answer("_result", 1, 0, &[]), answer("_result", 3, 0, &[Value::Null])];
-    assert!(scripted(Action::play_live(), &answers).2.is_closing());
+    for id in [Value::Null, 0.0.into(), f64::NAN.into()] {
+        let answers = [answer("_result", 1, 0, &[]), answer("_result", 3, 0, &[id])];
+        assert!(scripted(Action::play_live(), &answers).2.is_closing());
+    }
 }
 
 #[test]

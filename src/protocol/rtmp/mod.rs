@@ -3,6 +3,7 @@
 //! `server` and `client` are the two halves of a session. Both stand on `transport` (bytes to messages, acknowledgements,
 //! pings), speak in `command`s, and are bounded by `limits`.
 
+pub mod caps;
 pub mod chunk;
 pub mod client;
 pub mod command;

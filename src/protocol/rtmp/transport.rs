@@ -222,3 +222,69 @@ impl Handshake {
 pub(super) const DEFAULT_WINDOW: u32 = 2_500_000;
 const MIN_WINDOW: u32 = 32 << 10;
 const MAX_WINDOW: u32 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::rtmp::message::kind;
+
+    fn transport() -> Transport {
+        let handshake = Handshake::Server(Box::new(ServerHandshake::new([1; 32])));
+        let mut transport = Transport::new(handshake, Vec::new(), &SessionLimits::default(), true);
+        let mut hello = [0; 1 + 2 * 1536];
+        hello[0] = 3;
+        let mut input = &hello[..];
+        let done = transport.read(&mut input, Duration::ZERO, &SessionLimits::default());
+        assert!(matches!(done, Ok(Some(Incoming::HandshakeDone))));
+        transport.take_output();
+        transport
+    }
+
+    fn tell(transport: &mut Transport, kind: u8, payload: &[u8]) {
+        let mut out = Vec::new();
+        chunk::write(&mut out, WireStyle::default(), csid::CONTROL, 0, kind, 0, payload);
+        let told = transport.read(&mut &out[..], Duration::ZERO, &SessionLimits::default());
+        assert!(matches!(told, Ok(None)), "obeyed, and nothing to report");
+    }
+
+    #[test]
+    fn byte_count_wraps_at_4_gib() {
+        let mut transport = transport();
+        transport.count_received(u32::MAX as usize);
+        transport.count_received(101);
+        transport.acknowledge();
+        let output = transport.take_output().expect("an acknowledgement is due");
+        assert_eq!(output.last_chunk::<4>(), Some(&100u32.to_be_bytes()));
+        transport.count_received(DEFAULT_WINDOW as usize - 1);
+        transport.acknowledge();
+        assert_eq!(transport.take_output(), None);
+    }
+
+    #[test]
+    fn window_of_the_peer_is_clamped() {
+        for (window, clamped) in [(0u32, 32 << 10), (1, 32 << 10), (100_000, 100_000), (u32::MAX, 64 << 20)] {
+            let mut transport = transport();
+            tell(&mut transport, kind::WINDOW_ACK_SIZE, &window.to_be_bytes());
+            assert_eq!(transport.peer_window, clamped);
+        }
+    }
+
+    #[test]
+    fn abort_reaches_the_chunk_reader() {
+        let mut transport = transport();
+        let begun = [&[6, 0, 0, 0, 0, 0, 200, 9, 1, 0, 0, 0][..], &[1; 128]].concat();
+        assert!(matches!(transport.read(&mut &begun[..], Duration::ZERO, &SessionLimits::default()), Ok(None)));
+        assert!(transport.is_midway());
+        tell(&mut transport, kind::ABORT, &6u32.to_be_bytes());
+        assert!(!transport.is_midway());
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_during_the_handshake() {
+        let handshake = Handshake::Server(Box::new(ServerHandshake::new([1; 32])));
+        let mut transport = Transport::new(handshake, Vec::new(), &SessionLimits::default(), true);
+        transport.count_received(u32::MAX as usize);
+        transport.acknowledge();
+        assert_eq!(transport.take_output(), None);
+    }
+}
