@@ -120,7 +120,7 @@ impl Player {
             }
             Self::Rtmpdump => command.args(["--live", "--rtmp", url, "--flv"]).arg(into),
             Self::GstRtmp2Src => command
-                .args(["-e", "rtmp2src", &format!("location={url}"), "!"])
+                .args(["-e", "rtmp2src", ANY_CERTIFICATE, &format!("location={url}"), "!"])
                 .args(UNBUFFERED_FILE)
                 .arg(location(into)),
             Self::GstRtmpSrc => command
