@@ -26,6 +26,7 @@ APT_NEEDS=(
   "gst:mpeg2dec:gstreamer1.0-plugins-ugly"
   "gst:avdec_h264:gstreamer1.0-libav"
   "nginx-module:ngx_rtmp_module:libnginx-mod-rtmp"
+  "gio-tls:glib-networking"
   "python-venv:python3-venv"
 )
 IMAGEIO_FFMPEG_VERSION=0.8.1 # carries ffmpeg 9, which speaks Enhanced RTMP; Debian's does not
@@ -77,6 +78,7 @@ has() {
   case "$1" in
   gst:*) gst-inspect-1.0 "${1#gst:}" >/dev/null 2>&1 ;;
   nginx-module:*) [ -e "/usr/lib/nginx/modules/${1#nginx-module:}.so" ] ;;
+  gio-tls) ls /usr/lib/*/gio/modules/libgio{gnutls,openssl}.so >/dev/null 2>&1 || dpkg -s glib-networking >/dev/null 2>&1 ;;
   python-venv) "$SYSTEM_PYTHON" -c 'import venv, ensurepip' >/dev/null 2>&1 ;;
   *) PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 ;;
   esac

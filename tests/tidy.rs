@@ -41,7 +41,6 @@ const FORBIDDEN: &[Rule] = &[
         text: "thread::sleep",
         why: "wait for the condition, with a deadline (tests/common/wait.rs)",
         except: &[
-            ("src/log/queue.rs", "the last flush of a process that ends, on its main thread, when nobody else waits"),
             ("tests/common/wait.rs", "the one place that polls"),
             ("tests/common/health.rs", "a live source is paced by the clock; it waits for no condition"),
         ],

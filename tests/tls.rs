@@ -64,9 +64,11 @@ fn a_hello_that_comes_byte_by_byte_is_read() {
 fn who_speaks_no_tls_is_cut_off() {
     let Some((mut server, _)) = server() else { return };
     unharmed(&mut server, |server| {
-        let old_hello = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\
-                          \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x2f\x01\x00";
-        for bytes in [&c0_c1()[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 100], old_hello] {
+        // A whole hello of TLS 1.0: version, random, no session, one cipher, no compression.
+        let hello = [&[3, 1][..], &[0; 32], &[0], &[0, 2, 0, 0x2f], &[1, 0]].concat();
+        let length = hello.len() as u8;
+        let old_hello = [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat();
+        for bytes in [&c0_c1()[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 100], &old_hello] {
             let mut peer = RawPeer::connect(server.other_port(1));
             let _ = peer.try_send(bytes);
             peer.assert_closed_within(Duration::from_secs(2));

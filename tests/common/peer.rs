@@ -235,16 +235,31 @@ impl RtmpPeer {
         }
     }
 
-    /// Every message until the server closes or stays silent for `silence`.
-    pub fn drain(&mut self, silence: Duration) -> (Vec<Message>, bool) {
+    /// Every message that comes within `time`, and whether the server closed in it.
+    pub fn collect(&mut self, time: Duration) -> (Vec<Message>, bool) {
+        let began = Instant::now();
         let mut messages = Vec::new();
-        loop {
-            match self.next(silence) {
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            match self.next(left) {
                 Next::Message(message) => messages.push(message),
                 Next::Closed => return (messages, true),
-                Next::Nothing => return (messages, false),
+                Next::Nothing => break,
             }
         }
+        (messages, false)
+    }
+
+    /// Does a keyframe come within `time`?
+    pub fn sees_keyframe(&mut self, time: Duration) -> bool {
+        let began = Instant::now();
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            match self.next(left) {
+                Next::Message(message) if is_keyframe(&message) => return true,
+                Next::Message(_) => {}
+                Next::Nothing | Next::Closed => return false,
+            }
+        }
+        false
     }
 }
 

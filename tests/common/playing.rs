@@ -23,6 +23,11 @@ impl Playing {
         Self { player, client, file, _folder: folder }
     }
 
+    /// What the client has written to its terminal.
+    pub fn output(&self) -> String {
+        self.client.output()
+    }
+
     /// `late`: it came when the stream was already running ([`flv::same_media`]).
     pub fn difference_from(&mut self, fixture: Fixture, late: bool) -> Option<String> {
         let mut sent = flv::frames(&fixture.path());
