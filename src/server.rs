@@ -1,1 +1,274 @@
 //! Runs the server: bind, start, wait, finish in order.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use actix::prelude::*;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    actors::{
+        house::House,
+        listener::{BoundSocket, CloseAll, Listener, Port, ReloadCertificates, StopAccepting},
+        router::Router,
+        support::{
+            census::Census,
+            directory::Directory,
+            tls::{TlsAcceptor, TlsError},
+        },
+    },
+    config::{Config, Listen, ListenAddress},
+    log::Logs,
+    process::{Signal, Signals},
+};
+
+/// All sockets of a configuration, bound and listening, and the certificates behind them.
+pub struct Bound {
+    ports: Vec<(Port, BoundSocket)>,
+    /// Files of unix sockets, to be removed at the end.
+    files: Vec<PathBuf>,
+    pub warnings: Vec<String>,
+}
+
+/// Why the server could not start, or did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("bind() to {address} failed ({source})")]
+    Bind { address: String, source: io::Error },
+    #[error("nothing to listen on")]
+    Nothing,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+    #[error("the {0} failed by a bug in livemill")]
+    Failed(&'static str),
+}
+
+/// Binds every address of the configuration, so that what is wrong shows before anything else happens.
+///
+/// The two wildcards of the built-in configuration are one wish: where the machine has no IPv6, IPv4 alone will do.
+pub fn bind(config: &Config) -> Result<Bound, ServerError> {
+    let mut bound = Bound { ports: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    for endpoint in config.endpoints() {
+        let tls = match endpoint.servers().find_map(|server| server.tls.as_ref()) {
+            Some(files) if endpoint.listen.ssl => Some(TlsAcceptor::load(files)?),
+            _ => None,
+        };
+        let address = endpoint.listen.address.to_string();
+        match listen(&endpoint.listen) {
+            Ok(socket) => {
+                if let ListenAddress::Unix(path) = &endpoint.listen.address {
+                    bound.files.push(path.clone());
+                }
+                bound.ports.push((Port { endpoint, tls }, socket));
+            }
+            Err(source) if is_missing_ipv6(&endpoint.listen, &source) && !bound.ports.is_empty() => {
+                bound.warnings.push(format!("{address} is left out: this machine has no IPv6 ({source})"));
+            }
+            Err(source) => return Err(ServerError::Bind { address, source }),
+        }
+    }
+    if bound.ports.is_empty() {
+        return Err(ServerError::Nothing);
+    }
+    Ok(bound)
+}
+
+impl Bound {
+    /// What listens, as addresses to show; ports that the system chose are filled in.
+    pub fn addresses(&self) -> Vec<String> {
+        self.ports
+            .iter()
+            .map(|(port, socket)| match socket {
+                BoundSocket::Tcp(listener) => {
+                    listener.local_addr().map_or_else(|_| port.to_string(), |address| address.to_string())
+                }
+                BoundSocket::Unix(_) => port.to_string(),
+            })
+            .collect()
+    }
+}
+
+/// Runs until a signal ends it. To be called on the main thread, after the process is what it is to be.
+///
+/// `max_connections` is what the process can carry at the most.
+pub fn run(config: &Config, bound: Bound, logs: &Logs, max_connections: u64) -> Result<(), ServerError> {
+    let Bound { ports, files, .. } = bound;
+    let ended = System::new().block_on(serve(config, ports, logs, max_connections));
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
+    ended
+}
+
+async fn serve(
+    config: &Config,
+    ports: Vec<(Port, BoundSocket)>,
+    logs: &Logs,
+    max_connections: u64,
+) -> Result<(), ServerError> {
+    let mut signals = Signals::listen().map_err(ServerError::Signals)?;
+    let arbiters: Vec<Arbiter> = (0..config.process.workers.get()).map(|_| Arbiter::new()).collect();
+    let directory = Directory::default();
+    let (router_alive, router_gone) = oneshot::channel();
+    let router = Router::new(config.limits.clone(), directory.clone(), router_alive).start();
+    let census = Census::new(config.limits.clone(), config.limits.max_connections.unwrap_or(max_connections));
+    let house = House::new(router, census, directory, config, &logs.access, arbiters.len() as u32);
+    let house = std::sync::Arc::new(house);
+    let (count, connections) = watch::channel(0);
+    let (listener_alive, listener_gone) = oneshot::channel();
+    let handles = arbiters.iter().map(Arbiter::handle).collect();
+    let listener = Listener::new(std::sync::Arc::clone(&house), ports, handles, count, listener_alive).start();
+
+    let mut finish = Finish { listener, connections, patience: config.process.worker_shutdown_timeout };
+    let mut gone = Box::pin(async move {
+        tokio::select! {
+            _ = router_gone => "router",
+            _ = listener_gone => "listener",
+        }
+    });
+    let outcome = loop {
+        tokio::select! {
+            who = &mut gone => break Err(ServerError::Failed(who)),
+            signal = signals.next() => match signal {
+                Signal::Stop => break Ok(()),
+                Signal::Quit => {
+                    info!("gracefully shutting down");
+                    tokio::select! {
+                        () = finish.gracefully() => {}
+                        () = until_stop(&mut signals, logs) => {}
+                    }
+                    break Ok(());
+                }
+                Signal::Reopen => {
+                    info!("reopening logs");
+                    logs.reopen();
+                }
+                Signal::Reload => {
+                    warn!("reloading the configuration is not supported yet: it stays as it was; certificates are read again");
+                    finish.listener.do_send(ReloadCertificates);
+                }
+            },
+        }
+    };
+    if let Err(failed) = &outcome {
+        error!("{failed}");
+    }
+    info!("shutting down");
+    finish.now().await;
+    for arbiter in &arbiters {
+        arbiter.stop();
+    }
+    outcome
+}
+
+/// Waits for the signal that ends a graceful end.
+async fn until_stop(signals: &mut Signals, logs: &Logs) {
+    loop {
+        match signals.next().await {
+            Signal::Stop => return,
+            Signal::Reopen => logs.reopen(),
+            Signal::Quit | Signal::Reload => {}
+        }
+    }
+}
+
+/// How the server ends: actors are asked, and given time, before anything is torn down.
+struct Finish {
+    listener: Addr<Listener>,
+    connections: watch::Receiver<usize>,
+    patience: Option<Duration>,
+}
+
+impl Finish {
+    /// Takes nobody new and waits until everybody has left, or for as long as the configuration says.
+    async fn gracefully(&mut self) {
+        let _ = self.listener.send(StopAccepting).await;
+        let left = self.connections.wait_for(|left| *left == 0);
+        match self.patience {
+            Some(patience) => {
+                if timeout(patience, left).await.is_err() {
+                    warn!("worker_shutdown_timeout is over: closing the sessions that are left");
+                }
+            }
+            None => {
+                let _ = left.await;
+            }
+        }
+    }
+
+    /// Closes everybody and waits a moment for the last words to be read.
+    async fn now(&mut self) {
+        let _ = self.listener.send(StopAccepting).await;
+        let _ = self.listener.send(CloseAll).await;
+        if timeout(LAST_WORDS, self.connections.wait_for(|left| *left == 0)).await.is_err() {
+            warn!(left = *self.connections.borrow(), "some peers did not close in time");
+        }
+    }
+}
+
+fn listen(listen: &Listen) -> io::Result<BoundSocket> {
+    match &listen.address {
+        ListenAddress::Tcp(address) => listen_tcp(listen, *address),
+        ListenAddress::Unix(path) => listen_unix(listen, path),
+    }
+}
+
+fn listen_tcp(listen: &Listen, address: SocketAddr) -> io::Result<BoundSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if listen.reuseport {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(listen.ipv6only)?;
+    }
+    if let Some(size) = listen.rcvbuf {
+        socket.set_recv_buffer_size(size)?;
+    }
+    if let Some(size) = listen.sndbuf {
+        socket.set_send_buffer_size(size)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(listen.backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(BoundSocket::Tcp(socket.into()))
+}
+
+fn listen_unix(listen: &Listen, path: &Path) -> io::Result<BoundSocket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    if socket.bind(&address).is_err() {
+        // A socket file that nobody listens on is what a killed server leaves behind.
+        let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
+        let is_used = std::os::unix::net::UnixStream::connect(path).is_ok();
+        if !is_socket || is_used {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    socket.listen(listen.backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(BoundSocket::Unix(socket.into()))
+}
+
+fn is_missing_ipv6(listen: &Listen, error: &io::Error) -> bool {
+    let is_v6 = matches!(&listen.address, ListenAddress::Tcp(address) if address.is_ipv6());
+    let missing = [nix::errno::Errno::EAFNOSUPPORT, nix::errno::Errno::EADDRNOTAVAIL];
+    is_v6 && error.raw_os_error().is_some_and(|code| missing.contains(&nix::errno::Errno::from_raw(code)))
+}
+
+/// How long the end of the process waits for peers to read the last words and close.
+const LAST_WORDS: Duration = Duration::from_secs(2);

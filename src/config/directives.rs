@@ -1,1 +1,1064 @@
 //! THE table: every directive once.
+//!
+//! A row says where a directive may stand, what it takes, what holds when it is not written and why, what livemill does
+//! with it, and when a change takes effect. [`super::verify`] checks files against it, [`super::build`] takes defaults
+//! from it, [`super::check`] reports from it and [`super::page`] prints it as `docs/directives.md`. To teach livemill a
+//! directive, or to say that one is built now, change its row.
+
+use std::sync::LazyLock;
+
+use super::values;
+
+/// One directive in one place.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub name: &'static str,
+    /// Who knows it: letters of the family (A arut, S sergey-dryabzhinsky, W winshining, X AlexWoo, P pingos), `nginx` or
+    /// `livemill`.
+    pub forks: &'static str,
+    pub contexts: Contexts,
+    pub args: Args,
+    /// As it would be written; empty where nothing holds, `auto`-like words where start decides.
+    pub default: &'static str,
+    /// Why this default, where it is not the family's or not plain.
+    pub reason: &'static str,
+    pub repeat: Repeat,
+    pub inherit: Inherit,
+    pub verdict: Verdict,
+    pub when: When,
+}
+
+/// What livemill does with a directive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Works,
+    /// Does what it says, and what was painful about it is gone.
+    Better(&'static str),
+    /// Accepted; what it was for needs nothing here.
+    NoEffect(&'static str),
+    /// Accepted; something the file asks for is missing.
+    NotYet(&'static str),
+}
+
+/// What may follow the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Args {
+    Flag,
+    Number,
+    Size,
+    Time,
+    /// A time, or `off`.
+    TimeOrOff,
+    /// A time, or `on` or `off`.
+    TimeOrFlag,
+    /// One word.
+    Text,
+    OneOf(&'static [&'static str]),
+    /// One or more of these.
+    SomeOf(&'static [&'static str]),
+    /// So many words, from and to.
+    Words(u8, u8),
+    /// An http hook: a URL, and for X and P `key=value` words.
+    Hook,
+    /// A signal by name or number.
+    Signal,
+    /// `get` or `post`.
+    Method,
+    /// Checked where it is used; how many words, and how they read.
+    Special(u8, u8, &'static str),
+    /// Braces, after so many words.
+    Block(u8, &'static str),
+    /// Braces whose inside is kept and not looked at.
+    Kept,
+}
+
+/// What a second one in the same block means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// An error.
+    Once,
+    /// They add up.
+    Adds,
+    /// The last one holds.
+    LastWins,
+}
+
+/// What an inner block makes of an outer one's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inherit {
+    /// The inner value replaces the outer.
+    Replaces,
+    /// The inner list comes first, then the outer.
+    OwnFirst,
+    /// An inner list replaces the outer list.
+    ListReplaces,
+    Not,
+}
+
+/// When a change in the file takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// At reload, for sessions that are there.
+    Live,
+    /// At reload, for sessions that come.
+    NextSession,
+    /// At the next start. Today this is every row: reload comes in a later release.
+    Restart,
+}
+
+/// A set of places in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contexts(u16);
+
+impl Contexts {
+    pub const ROOT: Self = Self(1);
+    pub const EVENTS: Self = Self(1 << 1);
+    pub const RTMP: Self = Self(1 << 2);
+    pub const SERVER: Self = Self(1 << 3);
+    pub const APPLICATION: Self = Self(1 << 4);
+    pub const RECORDER: Self = Self(1 << 5);
+    pub const HTTP: Self = Self(1 << 6);
+    pub const HTTP_SERVER: Self = Self(1 << 7);
+    pub const LOCATION: Self = Self(1 << 8);
+
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The names of the places, outermost first.
+    pub fn names(self) -> Vec<&'static str> {
+        CONTEXT_NAMES.iter().filter(|(context, _)| self.has(*context)).map(|(_, name)| *name).collect()
+    }
+}
+
+impl Args {
+    /// How many words may follow, from and to.
+    pub fn count(self) -> (usize, usize) {
+        match self {
+            Self::SomeOf(words) => (1, words.len().max(8)),
+            Self::Words(from, to) | Self::Special(from, to, _) => (from.into(), to.into()),
+            Self::Hook => (1, 8),
+            Self::Block(words, _) => (words.into(), words.into()),
+            Self::Kept => (0, usize::from(u8::MAX)),
+            _ => (1, 1),
+        }
+    }
+
+    pub fn has_block(self) -> bool {
+        matches!(self, Self::Block(..) | Self::Kept)
+    }
+
+    /// nginx's message if a word cannot be this, and the words that can, for "did you mean".
+    pub fn refuse(self, name: &str, word: &str) -> Option<(String, &'static [&'static str])> {
+        let is_flag = || values::flag(word).is_some();
+        let directive_invalid = |what: &str| Some((format!("\"{name}\" directive invalid {what}"), NO_WORDS));
+        match self {
+            Self::Flag if !is_flag() => Some((
+                format!("invalid value \"{word}\" in \"{name}\" directive, it must be \"on\" or \"off\""),
+                NO_WORDS,
+            )),
+            Self::Number if values::number(word).is_none() => directive_invalid("number"),
+            Self::Size if values::size(word).is_none() => directive_invalid("value"),
+            Self::Time if values::time(word).is_none() => directive_invalid("value"),
+            Self::TimeOrOff if word != "off" && values::time(word).is_none() => directive_invalid("value"),
+            Self::TimeOrFlag if !is_flag() && values::time(word).is_none() => directive_invalid("value"),
+            Self::OneOf(words) | Self::SomeOf(words) if !words.iter().any(|w| w.eq_ignore_ascii_case(word)) => {
+                Some((format!("invalid value \"{word}\""), words))
+            }
+            Self::Method if !METHODS.iter().any(|w| w.eq_ignore_ascii_case(word)) => {
+                Some((format!("\"{name}\" directive got unexpected method"), METHODS))
+            }
+            Self::Signal if !is_signal(word) => Some((format!("\"{name}\" directive unknown signal"), SIGNALS)),
+            _ => None,
+        }
+    }
+
+    /// How the arguments read, for the page.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Flag => "`on` \\| `off`".to_owned(),
+            Self::Number => "number".to_owned(),
+            Self::Size => "size".to_owned(),
+            Self::Time => "time".to_owned(),
+            Self::TimeOrOff => "time \\| `off`".to_owned(),
+            Self::TimeOrFlag => "time \\| `on` \\| `off`".to_owned(),
+            Self::Text => "text".to_owned(),
+            Self::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" \\| "),
+            Self::SomeOf(words) => {
+                format!("some of {}", words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" "))
+            }
+            Self::Words(1, _) => "word …".to_owned(),
+            Self::Words(from, _) => format!("{from} words or more"),
+            Self::Hook => "url".to_owned(),
+            Self::Signal => "signal name or number".to_owned(),
+            Self::Method => "`get` \\| `post`".to_owned(),
+            Self::Special(_, _, text) => text.replace('|', "\\|"),
+            Self::Block(0, _) => "`{ … }`".to_owned(),
+            Self::Block(_, text) => format!("{text} `{{ … }}`"),
+            Self::Kept => "`{ … }`, kept as it is".to_owned(),
+        }
+    }
+}
+
+fn is_signal(word: &str) -> bool {
+    SIGNALS.iter().any(|name| name.eq_ignore_ascii_case(word)) || values::number(word).is_some_and(|n| n > 0 && n < 65)
+}
+
+/// The row of a name in a place.
+pub fn find(name: &str, context: Contexts) -> Option<&'static Row> {
+    rows_named(name).find(|row| row.contexts.has(context))
+}
+
+/// All rows of a name: some mean different things in different places.
+pub fn rows_named(name: &str) -> impl Iterator<Item = &'static Row> {
+    let first = BY_NAME.partition_point(|row| row.name < name);
+    BY_NAME.get(first..).unwrap_or_default().iter().take_while(move |row| row.name == name).copied()
+}
+
+/// All rows, in the order of the page.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    GROUPS.iter().flat_map(|group| group.rows)
+}
+
+/// Does nginx know this name inside `http {}`?
+pub fn is_http(name: &str) -> bool {
+    HTTP_KNOWN.contains(&name)
+        || HTTP_ELSEWHERE.contains(&name)
+        || HTTP_ELSEWHERE_PREFIXES.iter().any(|start| name.starts_with(start))
+}
+
+/// Is this one of nginx's own http directives, rather than one of the family's in http?
+pub fn http_is_plain(name: &str) -> bool {
+    HTTP_KNOWN.contains(&name)
+}
+
+/// What livemill says about a directive inside `http {}`. None: nobody here has heard of it.
+pub fn http_verdict(name: &str) -> Option<Verdict> {
+    let http = Contexts::HTTP.or(Contexts::HTTP_SERVER).or(Contexts::LOCATION);
+    if let Some(row) = find(name, http) {
+        return Some(row.verdict);
+    }
+    if HTTP_KNOWN.contains(&name) {
+        return Some(HTTP_LATER);
+    }
+    is_http(name).then_some(NOT_OURS)
+}
+
+static BY_NAME: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
+    let mut rows: Vec<&'static Row> = rows().collect();
+    rows.sort_by_key(|row| row.name);
+    rows
+});
+
+/// A part of the table, and a heading on the page.
+#[derive(Debug)]
+pub struct Group {
+    pub title: &'static str,
+    pub rows: &'static [Row],
+}
+
+pub static GROUPS: &[Group] = &[
+    Group { title: "Process", rows: PROCESS },
+    Group { title: "Servers and connections", rows: CORE },
+    Group { title: "Access", rows: ACCESS },
+    Group { title: "Live", rows: LIVE },
+    Group { title: "Limits", rows: LIMITS },
+    Group { title: "Logs", rows: LOGS },
+    Group { title: "Record", rows: RECORD },
+    Group { title: "Play of files", rows: VOD },
+    Group { title: "Relay", rows: RELAY },
+    Group { title: "Notify", rows: NOTIFY },
+    Group { title: "Exec", rows: EXEC },
+    Group { title: "HLS", rows: HLS },
+    Group { title: "DASH", rows: DASH },
+    Group { title: "HLS from memory and HTTP-TS", rows: MPEGTS },
+    Group { title: "HTTP: statistics, control, HTTP-FLV", rows: HTTP_ROWS },
+    Group { title: "Callbacks of the cluster (oclp)", rows: OCLP },
+    Group { title: "Several workers", rows: WORKERS },
+];
+
+// Short names, so that a row is a line.
+use Args::{
+    Block, Flag, Hook, Kept, Method, Number, OneOf, Signal, Size, SomeOf, Special, Text, Time, TimeOrFlag, TimeOrOff,
+    Words,
+};
+use Verdict::{Better, NoEffect, NotYet, Works};
+const ROOT: Contexts = Contexts::ROOT;
+const EVENTS: Contexts = Contexts::EVENTS;
+const M: Contexts = Contexts::RTMP;
+const S: Contexts = Contexts::SERVER;
+const A: Contexts = Contexts::APPLICATION;
+const MS: Contexts = M.or(S);
+const MSA: Contexts = MS.or(A);
+const MSAR: Contexts = MSA.or(Contexts::RECORDER);
+const HTTP: Contexts = Contexts::HTTP.or(Contexts::HTTP_SERVER).or(Contexts::LOCATION);
+const LOCATION: Contexts = Contexts::LOCATION;
+const ALL: &str = "ASWXP";
+
+const fn row(
+    name: &'static str,
+    forks: &'static str,
+    contexts: Contexts,
+    args: Args,
+    default: &'static str,
+    verdict: Verdict,
+) -> Row {
+    Row {
+        name,
+        forks,
+        contexts,
+        args,
+        default,
+        reason: "",
+        repeat: Repeat::Once,
+        inherit: Inherit::Replaces,
+        verdict,
+        when: When::Restart,
+    }
+}
+
+impl Row {
+    const fn because(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// May be written again; the lists of an inner block are asked before those of the outer.
+    const fn many(self) -> Self {
+        Self { repeat: Repeat::Adds, inherit: Inherit::OwnFirst, ..self }
+    }
+
+    /// May be written again; belongs to its block only.
+    const fn many_here(self) -> Self {
+        Self { repeat: Repeat::Adds, inherit: Inherit::Not, ..self }
+    }
+
+    /// May be written again; a list in an inner block replaces the outer.
+    const fn list(self) -> Self {
+        Self { repeat: Repeat::Adds, inherit: Inherit::ListReplaces, ..self }
+    }
+
+    const fn last(self) -> Self {
+        Self { repeat: Repeat::LastWins, ..self }
+    }
+
+    const fn here(self) -> Self {
+        Self { inherit: Inherit::Not, ..self }
+    }
+}
+
+const fn own(name: &'static str, contexts: Contexts, args: Args, default: &'static str, reason: &'static str) -> Row {
+    row(name, "livemill", contexts, args, default, Works).because(reason)
+}
+
+const fn nginx(name: &'static str, contexts: Contexts, args: Args, default: &'static str, verdict: Verdict) -> Row {
+    row(name, "nginx", contexts, args, default, verdict)
+}
+
+const RUNTIME: Verdict = NoEffect("the runtime waits for events its own way");
+pub const NOT_OURS: Verdict = NotYet("not livemill's work: keep nginx in front for it");
+const SERVICE: Verdict = NoEffect("belongs to the service manager");
+
+static PROCESS: &[Row] = &[
+    nginx("daemon", ROOT, Flag, "off", Works)
+        .because("nginx says on; service managers and containers want the foreground"),
+    nginx("user", ROOT, Words(1, 2), "", Works).because("livemill needs no root: ports are above 1024"),
+    nginx("pid", ROOT, Text, "logs/nginx.pid", Works).because("a default that cannot be written is no error"),
+    nginx(
+        "worker_processes",
+        ROOT,
+        Special(1, 1, "number | `auto`"),
+        "auto",
+        Better("threads of one process: every worker sees every stream"),
+    )
+    .because("one a core, because more workers hide no stream here"),
+    nginx("worker_shutdown_timeout", ROOT, Time, "", Works).because("quit waits for streams as long as they last"),
+    nginx("worker_rlimit_nofile", ROOT, Number, "", Works).because("the limit livemill was started with"),
+    nginx("working_directory", ROOT, Text, "", Works).because("the directory livemill was started in"),
+    nginx("env", ROOT, Text, "", Works).many_here(),
+    nginx("load_module", ROOT, Text, "", NoEffect("everything is built in: there is nothing to load")).many_here(),
+    nginx("include", ROOT.or(EVENTS).or(MSAR).or(HTTP), Text, "", Works).many_here(),
+    nginx("master_process", ROOT, Flag, "on", NoEffect("there is one process")),
+    nginx("worker_rlimit_core", ROOT, Size, "", SERVICE),
+    nginx("worker_priority", ROOT, Words(1, 1), "0", SERVICE),
+    nginx("worker_cpu_affinity", ROOT, Words(1, 255), "", SERVICE),
+    nginx("timer_resolution", ROOT, Time, "", RUNTIME),
+    nginx("lock_file", ROOT, Text, "logs/nginx.lock", NoEffect("there is nothing to lock between processes")),
+    nginx("debug_points", ROOT, OneOf(&["stop", "abort"]), "", NoEffect("a means to debug nginx itself")),
+    nginx("pcre_jit", ROOT, Flag, "off", NoEffect("patterns are few and short")),
+    nginx("ssl_engine", ROOT, Text, "", NoEffect("TLS is done by rustls, in software")),
+    nginx("thread_pool", ROOT, Words(1, 3), "", NoEffect("files are written by threads of the runtime")).many_here(),
+    nginx("events", ROOT, Block(0, ""), "", NoEffect("the runtime waits for events its own way")),
+    nginx(
+        "worker_connections",
+        EVENTS,
+        Number,
+        "",
+        NoEffect("max_connections and the open-files limit bound connections"),
+    ),
+    nginx("connections", EVENTS, Number, "", NoEffect("max_connections and the open-files limit bound connections")),
+    nginx("use", EVENTS, Text, "", RUNTIME),
+    nginx("multi_accept", EVENTS, Flag, "off", RUNTIME),
+    nginx("accept_mutex", EVENTS, Flag, "off", RUNTIME),
+    nginx("accept_mutex_delay", EVENTS, Time, "500ms", RUNTIME),
+    nginx("epoll_events", EVENTS, Number, "", RUNTIME),
+    nginx("worker_aio_requests", EVENTS, Number, "", RUNTIME),
+    nginx("debug_connection", EVENTS, Text, "", NoEffect("write `error_log … debug` to see more")).many_here(),
+    nginx("http", ROOT, Kept, "", NotYet("http is read and kept; it is served in a later release")),
+    nginx("stream", ROOT, Kept, "", NOT_OURS),
+    nginx("mail", ROOT, Kept, "", NOT_OURS),
+    row("dynamic_conf", "XP", ROOT, Words(2, 2), "", NotYet("livemill re-reads no file while it runs")),
+    row("dynamic_log", "XP", ROOT, Words(1, 2), "", NotYet("livemill re-reads no file while it runs")),
+    row("dynamic_refresh_interval", "XP", ROOT, Time, "5s", NotYet("livemill re-reads no file while it runs")),
+    row("dynamic_domain_buckets", "XP", ROOT, Number, "101", NoEffect("tables grow by themselves")),
+    row("worker_timers", "XP", ROOT.or(EVENTS), Number, "", RUNTIME),
+    row("resolver", "XP", EVENTS, Words(1, 8), "", NotYet("names are resolved by the system, once at start")),
+    row("resolver_timeout", "XP", EVENTS, Time, "60s", NotYet("names are resolved by the system, once at start")),
+];
+
+static CORE: &[Row] = &[
+    row("rtmp", ALL, ROOT, Block(0, ""), "", Works).here(),
+    row("server", ALL, M, Block(0, ""), "", Works).many_here(),
+    row("application", ALL, S, Block(1, "name"), "", Works).many_here(),
+    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2"))
+        .because("as in W: a server without listen takes *:1935")
+        .many_here(),
+    row("server_name", "WXP", S, Words(1, 255), "", Works).many_here(),
+    row("serverid", "XP", S, Text, "", Works).because("the first server_name, else `default`").here(),
+    own("ssl_certificate", MS, Text, "", "needed by `listen … ssl`; relative to the folder of the file, as in nginx"),
+    own("ssl_certificate_key", MS, Text, "", "needed by `listen … ssl`"),
+    row("so_keepalive", ALL, MS, Flag, "off", Works),
+    row("timeout", ALL, MS, Time, "60s", Works),
+    row("ping", ALL, MS, Time, "60s", Works),
+    row("ping_timeout", ALL, MS, Time, "30s", Works),
+    row("busy", ALL, MS, Flag, "off", Works),
+    row("max_streams", ALL, MS, Number, "64", Works).because("the family says 32, P 64; it bounds chunk streams and is cheap here"),
+    row("ack_window", ALL, MS, Number, "5000000", Works),
+    row("chunk_size", ALL, MS, Number, "4096", Works).because("as A and as W's documents; W's code says 128"),
+    row("max_message", ALL, MS, Size, "8M", Works).because("keyframes of 4K exceed the family's 1M"),
+    row("out_queue", ALL, MS, Size, "256", Better("bounded in bytes and seconds too (out_queue_bytes, out_queue_time), and drops up to a keyframe")),
+    row("out_cork", ALL, MS, Size, "", Works).because("out_queue/8; counts only with buffer"),
+    row("play_time_fix", ALL, MSA, Flag, "on", Works),
+    row("publish_time_fix", ALL, MSA, Flag, "on", Better("found out for each publisher: both forms are read, whatever is written")),
+    row("buflen", ALL, MS, Time, "1000ms", NotYet("it paces the play of files, which comes in a later release")),
+    row("tcp_nodelay", "WXP", MSA, Flag, "on", Works),
+    row("tcp_nopush", "W", MSA, Flag, "off", NoEffect("what belongs together is written in one call")),
+    row("send_timeout", "W", MSA, Time, "60s", NotYet("for HTTP-FLV, which is served in a later release; `timeout` bounds RTMP")),
+    row("send_lowat", "W", MSA, Size, "0", NoEffect("has no meaning on Linux")),
+    row("resolver", "W", MSA, Words(1, 8), "", NotYet("for relays, which come in a later release")),
+    row("resolver_timeout", "W", MSA, Time, "30s", NotYet("for relays, which come in a later release")),
+    row("connection_pool_size", "W", MS, Size, "", NoEffect("there is no such pool")),
+    row("merge_slashes", "W", MS, Flag, "on", NoEffect("is for variables of the module")),
+    row("server_names_hash_max_size", "XP", M, Number, "512", NoEffect("tables grow by themselves")),
+    row("server_names_hash_bucket_size", "XP", M, Number, "", NoEffect("tables grow by themselves")),
+    row("stream_buckets", ALL, ROOT.or(MSA), Words(1, 1), "", NoEffect("tables grow by themselves")),
+    row("server_buckets", "XP", ROOT, Number, "", NoEffect("tables grow by themselves")),
+    row("merge_frame", "XP", MSA, Number, "32", NoEffect("what has piled up goes out as one batch by itself")),
+    row("fast_reload", "P", M, Flag, "off", NotYet("reload comes in a later release")),
+    row("dump", "XP", MSA, Words(1, 2), "off", NoEffect("write `error_log … debug` to see more")),
+    row("buffered_log", "XP", MSA, Words(1, 3), "", NoEffect("write `error_log … debug` to see more")),
+];
+
+static ACCESS: &[Row] = &[
+    row(
+        "allow",
+        ALL,
+        MSA,
+        Special(1, 2, "[`publish` | `play`] address | network | `all`"),
+        "",
+        Better("asked first: nothing has started when a peer is refused"),
+    )
+    .many(),
+    row(
+        "deny",
+        ALL,
+        MSA,
+        Special(1, 2, "[`publish` | `play`] address | network | `all`"),
+        "",
+        Better("asked first: nothing has started when a peer is refused"),
+    )
+    .many(),
+    own("publish_key", MSA, Text, "", "publishing from anywhere but the loopback then needs `?key=KEY`"),
+];
+
+static LIVE: &[Row] = &[
+    row("live", ALL, MSA, Flag, "off", Works),
+    row("meta", ALL, MSA, OneOf(&["on", "copy", "off"]), "on", Works),
+    row("interleave", ALL, MSA, Flag, "off", Works),
+    row("wait_key", ALL, MSA, Flag, "on", Works).because("as the code of A; S says off, and shows torn pictures"),
+    row("wait_video", ALL, MSA, Flag, "off", Works),
+    row("publish_notify", ALL, MSA, Flag, "off", Works),
+    row(
+        "drop_idle_publisher",
+        ALL,
+        MSA,
+        TimeOrOff,
+        "off",
+        Better("first_media_timeout also ends one that never sent anything"),
+    )
+    .last(),
+    row("sync", ALL, MSA, TimeOrOff, "300ms", Better("every packet carries an absolute time: nothing drifts")).last(),
+    row("play_restart", ALL, MSA, Flag, "off", Works),
+    row("idle_streams", ALL, MSA, Flag, "on", Works),
+    row(
+        "buffer",
+        ALL,
+        MSA,
+        TimeOrFlag,
+        "off",
+        Better("frames are gathered for this long and at most 1s; `on` means 350ms"),
+    )
+    .because("gathering costs delay"),
+    row(
+        "gop_cache",
+        "W",
+        MSA,
+        Flag,
+        "on",
+        Better("bounded in bytes and seconds, also for audio only; may stand in rtmp and server"),
+    )
+    .because("an instant first picture; W says off"),
+    row("gop_max_frame_count", "W", MSA, Number, "4096", Works),
+    row("gop_max_video_count", "W", MSA, Number, "2048", Works),
+    row("gop_max_audio_count", "W", MSA, Number, "2048", Works),
+    own("gop_max_bytes", MSA, Size, "16m", "a stream whose GOP is larger waits for its next keyframe"),
+    own("gop_max_time", MSA, Time, "20s", "encoders with no keyframe at all would fill any memory"),
+    row("cache_time", "XP", MSA, Time, "0", Works).because("the latest GOP only"),
+    row("send_all", "XP", MSA, Flag, "off", Works),
+    row("low_latency", "XP", MSA, Flag, "off", Works),
+    row("zero_start", "P", MSA, Flag, "off", Works),
+    row("fix_timestamp", "P", MSA, Time, "10s", Works),
+    row("hevc_codecid", "P", MSA, Number, "12", Works),
+    own("merge", MSA, Time, "0", "gathering this long saves writes and costs delay; wins over buffer"),
+    own(
+        "audio_hold",
+        MSA,
+        Time,
+        "40ms",
+        "audio rides with the next video frame: half the writes, video as early as ever",
+    ),
+    own("out_queue_bytes", MSA, Size, "4m", "what one slow player may hold in memory"),
+    own("out_queue_time", MSA, Time, "10s", "a player further behind skips to a keyframe"),
+    own("slow_player_timeout", MSA, Time, "15s", "a player that takes no byte for this long is gone"),
+    own(
+        "duplicate_publisher",
+        MSA,
+        Special(1, 2, "`reject` | `replace` | `replace_if_stalled` [time]"),
+        "replace_if_stalled 2s",
+        "an encoder that reconnects comes back at once, a thief does not",
+    ),
+];
+
+static LIMITS: &[Row] = &[
+    row("max_connections", ALL, MSA, Number, "", Works)
+        .because("10000, or four fifths of the open-files limit; one value for the process, the last in the file"),
+    own(
+        "max_connections_per_address",
+        M,
+        Number,
+        "100",
+        "one address must not take all; spares the loopback unless written; 0: no bound",
+    ),
+    own(
+        "connection_rate",
+        M,
+        Special(1, 2, "number [`burst=`number]"),
+        "50 burst=200",
+        "new connections a second from one address; 0: no bound",
+    ),
+    own("max_publishers_per_address", M, Number, "10", "one address rarely has more cameras; spares the loopback"),
+    own("max_names_per_address", M, Number, "200", "different names an hour: somebody is filling the directory"),
+    own("max_live_streams", M, Number, "2000", "in the whole process"),
+    own("max_tls_handshakes", M, Number, "64", "in progress, for each worker: a handshake costs a thousand packets"),
+    own("tls_handshake_timeout", M, Time, "3s", "longer than any honest client takes"),
+    own("handshake_timeout", M, Time, "10s", "a shorter timeout wins"),
+    own("connect_timeout", M, Time, "5s", "from the handshake to the command connect"),
+    own("command_timeout", M, Time, "10s", "from connect to the first publish or play"),
+    own("first_media_timeout", M, Time, "20s", "from publish to the first audio or video"),
+    own("max_message_before_publish", M, Size, "64k", "commands are short; max_message holds after publish"),
+    own("max_pending_bytes", M, Size, "8m", "unfinished messages of one connection, all chunk streams together"),
+    own("max_message_streams", M, Number, "16", "createStream without end"),
+    own("max_chunk_size", M, Size, "8m", "a peer that announces more is clamped, not believed"),
+    own("amf_max_depth", M, Number, "32", "nested objects"),
+    own("amf_max_values", M, Number, "10000", "values in one message"),
+    own("amf_max_string", M, Size, "8k", "one string of a command"),
+    own("amf_max_data_string", M, Size, "64k", "one string of metadata"),
+    own("max_control_rate", M, Number, "1000", "control messages and commands a second"),
+    own("max_unknown_command_rate", M, Number, "20", "unknown commands a second"),
+];
+
+static LOGS: &[Row] = &[
+    nginx("error_log", ROOT, Special(1, 8, "file | `stderr` [level]"), "stderr info", Works)
+        .because("the foreground wants to see it; with daemon on: logs/error.log error, as nginx")
+        .many_here(),
+    own("error_log_format", ROOT, OneOf(&["text", "json"]), "text", "nginx's lines"),
+    own("log_queue", M, Number, "8192", "lines waiting for the disk; what comes on top is counted and dropped"),
+    own("log_rate", M, Number, "10", "lines a second with the same cause"),
+    row("access_log", "ASWXP", MSA, Special(1, 3, "`off` | file [format]"), "logs/access.log combined", Works)
+        .because("a default that cannot be opened is no error")
+        .list(),
+    row("log_format", "ASWXP", MSA, Words(2, 255), "combined", Works).many_here(),
+    row("log_interval", "W", MSA, Time, "0", NotYet("one line is written at the end of a session")),
+    row("log_size", "W", MSA, Size, "1m", NoEffect("lines have no such buffer")),
+];
+
+const RECORDING: Verdict = NotYet("recording comes in a later release");
+
+static RECORD: &[Row] = &[
+    row("record", "ASWP", MSAR, SomeOf(&["off", "all", "audio", "video", "keyframes", "manual"]), "off", RECORDING)
+        .many_here(),
+    row("recorder", "ASWP", A, Block(1, "id"), "", RECORDING).many_here(),
+    row("record_path", "ASWP", MSAR, Text, "", RECORDING),
+    row("record_suffix", "ASWP", MSAR, Text, ".flv", RECORDING),
+    row("record_unique", "ASWP", MSAR, Flag, "off", RECORDING),
+    row("record_append", "ASWP", MSAR, Flag, "off", RECORDING),
+    row("record_lock", "ASWP", MSAR, Flag, "off", RECORDING),
+    row("record_max_size", "ASWP", MSAR, Size, "0", RECORDING),
+    row("record_max_frames", "ASWP", MSAR, Size, "0", RECORDING),
+    row("record_interval", "ASWP", MSAR, Time, "", RECORDING),
+    row("record_interval_size", "S", MSAR, Size, "0", RECORDING),
+    row("record_notify", "ASWP", MSAR, Flag, "off", RECORDING),
+    row("live_record", "X", MSA, Flag, "off", RECORDING),
+    row("live_record_path", "X", MSA, Text, "record", RECORDING),
+    row("live_record_interval", "X", MSA, Time, "10m", RECORDING),
+    row("live_record_min_fragment", "X", MSA, Time, "8s", RECORDING),
+    row("live_record_max_fragment", "X", MSA, Time, "12s", RECORDING),
+    row("live_record_buffer", "X", MSA, Size, "1m", RECORDING),
+];
+
+const FILES: Verdict = NotYet("the play of files comes in a later release");
+
+static VOD: &[Row] = &[
+    row("play", "ASW", MSA, Words(1, 255), "", FILES).many(),
+    row("play_temp_path", "ASW", MSA, Text, "/tmp", FILES),
+    row("play_local_path", "ASW", MSA, Text, "", FILES),
+];
+
+const RELAYS: Verdict = NotYet("relays come in a later release");
+
+static RELAY: &[Row] = &[
+    row("push", ALL, A, Words(1, 255), "", RELAYS).many_here(),
+    row("pull", ALL, A, Words(1, 255), "", RELAYS).many_here(),
+    row("push_reconnect", "ASW", MSA, Time, "3s", RELAYS),
+    row("pull_reconnect", "ASW", MSA, Time, "3s", RELAYS),
+    row("session_relay", "ASW", MSA, Flag, "off", RELAYS),
+    row("relay_buffer", ALL, MSA, Time, "5s", RELAYS),
+    row("failed_reconnect", "XP", MSA, Time, "50ms", RELAYS),
+    row("relay_reconnect", "XP", MSA, Time, "3s", RELAYS),
+    row("static_pull", "XP", MSA, Words(1, 255), "", RELAYS).many_here(),
+    row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", RELAYS),
+];
+
+// What decides who may come in must not go missing unseen.
+const ASKS_CONNECT: Verdict = NotYet("no hook is called in this release, so nobody is refused by it");
+const ASKS_PUBLISH: Verdict =
+    NotYet("no hook is called in this release, so everybody may publish; `publish_key` and `deny` work");
+const ASKS_PLAY: Verdict = NotYet("no hook is called in this release, so everybody may play; `deny` works");
+const HOOKS: Verdict = NotYet("no hook is called in this release");
+
+static NOTIFY: &[Row] = &[
+    row("on_connect", "ASWP", MS, Hook, "", ASKS_CONNECT).last(),
+    row("on_disconnect", "AW", MS, Hook, "", HOOKS).last(),
+    row("on_publish", "ASWP", MSA, Hook, "", ASKS_PUBLISH).last(),
+    row("on_play", "ASWP", MSA, Hook, "", ASKS_PLAY).last(),
+    row("on_publish_done", "ASW", MSA, Hook, "", HOOKS).last(),
+    row("on_play_done", "ASW", MSA, Hook, "", HOOKS).last(),
+    row("on_done", "ASW", MSA, Hook, "", HOOKS).last(),
+    row("on_record_done", "ASW", MSAR, Hook, "", HOOKS).last(),
+    row("on_record_started", "S", MSAR, Hook, "", HOOKS).last(),
+    row("on_playlist", "S", MSA, Hook, "", HOOKS).last(),
+    row("on_update", "ASW", MSA, Hook, "", HOOKS).last(),
+    row("notify_method", "ASW", MSA, Method, "post", HOOKS).last(),
+    row("notify_update_timeout", "ASW", MSA, Time, "30s", HOOKS),
+    row("notify_update_strict", "ASW", MSA, Flag, "off", HOOKS),
+    row("notify_relay_redirect", "ASW", MSA, Flag, "off", HOOKS),
+    row("notify_send_redirect", "S", MSA, Flag, "off", HOOKS),
+    row("notify_no_resolve", "W", MSA, Flag, "on", HOOKS),
+    row("netcall_timeout", "ASW", MS, Time, "10s", HOOKS),
+    row("netcall_buffer", "ASW", MS, Size, "1024", NoEffect("answers are read whole, up to 64k")),
+];
+
+const CHILDREN: Verdict = NotYet("no child process is started in this release");
+
+static EXEC: &[Row] = &[
+    row("exec", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_push", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_pull", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_publish", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_publish_done", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_play", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_play_done", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("exec_record_done", ALL, MSAR, Words(1, 255), "", CHILDREN).many(),
+    row("exec_record_started", "S", MSAR, Words(1, 255), "", CHILDREN).many(),
+    row("exec_static", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
+    row("respawn", ALL, MSA, Flag, "on", CHILDREN),
+    row("respawn_timeout", ALL, MSA, Time, "5s", CHILDREN),
+    row("exec_kill_signal", ALL, MSA, Signal, "KILL", CHILDREN).last(),
+    row("exec_options", ALL, MSA, Flag, "off", CHILDREN),
+];
+
+const HLS_LATER: Verdict = NotYet("HLS comes in a later release");
+const NAMING: Args = OneOf(&["sequential", "timestamp", "system"]);
+const SLICING: Args = OneOf(&["plain", "aligned"]);
+
+static HLS: &[Row] = &[
+    row("hls", ALL, MSA, Flag, "off", HLS_LATER),
+    row("hls_path", ALL, MSA, Text, "", HLS_LATER),
+    row("hls_fragment", ALL, MSA, Time, "5s", HLS_LATER),
+    row("hls_max_fragment", ALL, MSA, Time, "", HLS_LATER).because("ten times hls_fragment"),
+    row("hls_playlist_length", ALL, MSA, Time, "30s", HLS_LATER),
+    row("hls_sync", ALL, MSA, Time, "2ms", HLS_LATER),
+    row("hls_continuous", ALL, MSA, Flag, "on", HLS_LATER),
+    row("hls_nested", ALL, MSA, Flag, "off", HLS_LATER),
+    row("hls_base_url", ALL, MSA, Text, "", HLS_LATER),
+    row("hls_cleanup", ALL, MSA, Flag, "on", HLS_LATER),
+    row("hls_fragment_naming", ALL, MSA, NAMING, "sequential", HLS_LATER),
+    row("hls_fragment_naming_granularity", ALL, MSA, Number, "0", HLS_LATER),
+    row("hls_fragment_slicing", ALL, MSA, SLICING, "plain", HLS_LATER),
+    row("hls_type", ALL, MSA, OneOf(&["live", "event"]), "live", HLS_LATER),
+    row("hls_variant", ALL, MSA, Words(1, 255), "", HLS_LATER).many_here(),
+    row("hls_max_audio_delay", ALL, MSA, Time, "300ms", HLS_LATER),
+    row("hls_audio_buffer_size", ALL, MSA, Size, "1m", HLS_LATER),
+    row("hls_muxdelay", ALL, MSA, Time, "700ms", NoEffect("the family parses it and does not use it")),
+    row("hls_keys", ALL, MSA, Flag, "off", HLS_LATER),
+    row("hls_key_path", ALL, MSA, Text, "", HLS_LATER),
+    row("hls_key_url", ALL, MSA, Text, "", HLS_LATER),
+    row("hls_fragments_per_key", ALL, MSA, Number, "0", HLS_LATER),
+    row("hls_datetime", "S", MSA, OneOf(&["none", "system", "timestamp"]), "none", HLS_LATER),
+    row("hls_allow_client_cache", "S", MSA, OneOf(&["enabled", "disabled"]), "", HLS_LATER),
+    row("hls_dir_access", "W", MSA, Number, "0744", HLS_LATER),
+    row("hls_nested_index_filename", "W", MSA, Text, "index", HLS_LATER),
+];
+
+const DASH_LATER: Verdict = NotYet("DASH comes in a later release");
+
+static DASH: &[Row] = &[
+    row("dash", ALL, MSA, Flag, "off", DASH_LATER),
+    row("dash_path", ALL, MSA, Text, "", DASH_LATER),
+    row("dash_fragment", ALL, MSA, Time, "5s", DASH_LATER),
+    row("dash_playlist_length", ALL, MSA, Time, "30s", DASH_LATER),
+    row("dash_nested", ALL, MSA, Flag, "off", DASH_LATER),
+    row("dash_cleanup", ALL, MSA, Flag, "on", DASH_LATER),
+    row("dash_clock_compensation", "S", MSA, OneOf(&["off", "ntp", "http_head", "http_iso"]), "off", DASH_LATER),
+    row("dash_clock_helper_uri", "S", MSA, Text, "", DASH_LATER),
+];
+
+const TS_LATER: Verdict = NotYet("MPEG-TS over HTTP comes in a later release");
+
+static MPEGTS: &[Row] = &[
+    row("hls2", "P", MSA, Flag, "off", TS_LATER),
+    row("hls2memory", "P", MSA, Flag, "off", TS_LATER),
+    row("hls2_fragment", "P", MSA, Time, "5s", TS_LATER),
+    row("hls2_max_fragment", "P", MSA, Time, "", TS_LATER).because("ten times hls2_fragment"),
+    row("hls2_playlist_length", "P", MSA, Time, "", TS_LATER).because("three times hls2_fragment"),
+    row("hls2_minfrags", "P", MSA, Number, "2", TS_LATER),
+    row("hls2_fragment_slicing", "P", MSA, SLICING, "plain", TS_LATER),
+    row("hls2_audio_buffer_size", "P", MSA, Size, "1m", TS_LATER),
+    row("hls2_cleanup", "P", MSA, Flag, "on", TS_LATER),
+    row("hls2_base_url", "P", MSA, Text, "", TS_LATER),
+    row("hls2_timeout", "P", MSA, Time, "", TS_LATER),
+    row("mpegts_cache_time", "P", MSA, Time, "0", TS_LATER),
+    row("mpegts_roll_back", "P", MSA, Time, "", TS_LATER).because("mpegts_cache_time"),
+    row("mpegts_one_off_send", "P", MSA, Time, "3s", TS_LATER),
+    row("mpegts_low_latency", "P", MSA, Flag, "off", TS_LATER),
+    row("mpegts_send_all", "P", MSA, Flag, "off", TS_LATER),
+    row("mpegts_fix_timestamp", "P", MSA, Time, "10s", TS_LATER),
+    row("mpegts_zero_start", "P", MSA, Flag, "off", TS_LATER),
+    row("mpegts_audio_buffer_size", "P", MSA, Size, "1m", TS_LATER),
+    row("mpegts_sync", "P", MSA, Time, "2ms", TS_LATER),
+    row("mpegts_audio_delay", "P", MSA, Time, "300ms", TS_LATER),
+    row("mpegts_out_queue", "P", MSA, Number, "4096", TS_LATER),
+];
+
+const HTTP_LATER: Verdict = NotYet("http is served in a later release");
+
+static HTTP_ROWS: &[Row] = &[
+    row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", HTTP_LATER).many_here(),
+    row("rtmp_stat_stylesheet", ALL, HTTP, Text, "", HTTP_LATER),
+    row("rtmp_stat_format", "W", HTTP, OneOf(&["xml", "json"]), "xml", HTTP_LATER),
+    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", HTTP_LATER).many_here(),
+    row("flv_live", "WXP", LOCATION, Words(1, 4), "off", HTTP_LATER),
+    row("ts_live", "P", LOCATION, Words(1, 4), "", HTTP_LATER),
+    row("hls2_live", "P", LOCATION, Words(1, 4), "", HTTP_LATER),
+    row("sys_stat", "XP", LOCATION, Words(0, 1), "", HTTP_LATER),
+];
+
+const OCLP_LATER: Verdict = NotYet("no callback is made in this release");
+
+static OCLP: &[Row] = &[
+    row("oclp_proc", "XP", M, Hook, "", OCLP_LATER),
+    row("on_proc", "P", M, Hook, "", OCLP_LATER),
+    row("on_master", "P", M, Hook, "", OCLP_LATER),
+    row("oclp_connect", "XP", S, Hook, "", NoEffect("X and P parse it and never call it")),
+    row("oclp_play", "XP", A, Hook, "", ASKS_PLAY),
+    row("oclp_publish", "XP", A, Hook, "", ASKS_PUBLISH),
+    row("oclp_stream", "XP", A, Hook, "", OCLP_LATER),
+    row("on_stream", "P", A, Hook, "", OCLP_LATER),
+    row("oclp_pull", "XP", A, Hook, "", OCLP_LATER),
+    row("on_pull", "P", A, Hook, "", OCLP_LATER),
+    row("oclp_push", "XP", A, Hook, "", OCLP_LATER).many_here(),
+    row("on_push", "P", A, Hook, "", OCLP_LATER).many_here(),
+    row("oclp_meta", "XP", A, Hook, "", OCLP_LATER).many_here(),
+    row("on_meta", "P", A, Hook, "", OCLP_LATER).many_here(),
+    row("oclp_record", "XP", A, Hook, "", OCLP_LATER),
+    row("on_record", "P", A, Hook, "", OCLP_LATER),
+    row("oclp_meta_type", "XP", MSA, OneOf(&["video", "audio", "both"]), "video", OCLP_LATER),
+    row("oclp_meta_once", "XP", MSA, Flag, "on", OCLP_LATER),
+    row("ignore_invalid_notify", "P", MSA, Flag, "off", OCLP_LATER),
+];
+
+const ONE_PROCESS: Verdict =
+    NoEffect("one process with one view of all streams: there is nothing to pass between workers");
+
+static WORKERS: &[Row] = &[
+    row("rtmp_auto_push", "ASW", ROOT, Flag, "off", ONE_PROCESS),
+    row("rtmp_auto_push_reconnect", "ASW", ROOT, Time, "100ms", ONE_PROCESS),
+    row("rtmp_socket_dir", "ASW", ROOT, Text, "/tmp", ONE_PROCESS),
+    row("rtmp_auto_pull", "XP", MSA, Flag, "on", ONE_PROCESS),
+    row("rtmp_auto_pull_port", "XP", MSA, Text, "unix:/tmp/inner.sock", ONE_PROCESS),
+    row("multi_listen", "P", EVENTS, Words(1, 8), "", ONE_PROCESS).many_here(),
+    row("stream_zone", "P", ROOT, Words(1, 8), "", ONE_PROCESS),
+    row("inner_proxy", "P", HTTP, Words(1, 8), "", ONE_PROCESS).many_here(),
+    row("broadcast", "P", HTTP, Words(1, 8), "", ONE_PROCESS).many_here(),
+    row("broadcast_method", "P", HTTP, Words(1, 8), "", ONE_PROCESS),
+    row("broadcast_version", "P", HTTP, Words(1, 8), "", ONE_PROCESS),
+];
+
+const CONTEXT_NAMES: &[(Contexts, &str)] = &[
+    (Contexts::ROOT, "main"),
+    (Contexts::EVENTS, "events"),
+    (Contexts::RTMP, "rtmp"),
+    (Contexts::SERVER, "server"),
+    (Contexts::APPLICATION, "application"),
+    (Contexts::RECORDER, "recorder"),
+    (Contexts::HTTP, "http"),
+    (Contexts::HTTP_SERVER, "http server"),
+    (Contexts::LOCATION, "location"),
+];
+
+const NO_WORDS: &[&str] = &[];
+
+const METHODS: &[&str] = &["get", "post"];
+
+const SIGNALS: &[&str] = &[
+    "HUP", "INT", "QUIT", "ILL", "ABRT", "FPE", "KILL", "SEGV", "PIPE", "ALRM", "TERM", "USR1", "USR2", "CHLD", "CONT",
+    "STOP", "TSTP", "TTIN", "TTOU",
+];
+
+/// Directives of nginx's http modules that a later release will serve or take note of.
+const HTTP_KNOWN: &[&str] = &[
+    "absolute_redirect",
+    "access_log",
+    "add_header",
+    "add_trailer",
+    "aio",
+    "aio_write",
+    "alias",
+    "allow",
+    "auth_basic",
+    "auth_basic_user_file",
+    "auth_request",
+    "auth_request_set",
+    "autoindex",
+    "autoindex_exact_size",
+    "autoindex_format",
+    "autoindex_localtime",
+    "break",
+    "charset",
+    "charset_types",
+    "chunked_transfer_encoding",
+    "client_body_buffer_size",
+    "client_body_in_file_only",
+    "client_body_temp_path",
+    "client_body_timeout",
+    "client_header_buffer_size",
+    "client_header_timeout",
+    "client_max_body_size",
+    "connection_pool_size",
+    "default_type",
+    "deny",
+    "directio",
+    "disable_symlinks",
+    "error_log",
+    "error_page",
+    "etag",
+    "expires",
+    "gunzip",
+    "gzip",
+    "gzip_buffers",
+    "gzip_comp_level",
+    "gzip_disable",
+    "gzip_http_version",
+    "gzip_min_length",
+    "gzip_proxied",
+    "gzip_static",
+    "gzip_types",
+    "gzip_vary",
+    "http2",
+    "if",
+    "if_modified_since",
+    "ignore_invalid_headers",
+    "include",
+    "index",
+    "internal",
+    "keepalive_disable",
+    "keepalive_requests",
+    "keepalive_time",
+    "keepalive_timeout",
+    "large_client_header_buffers",
+    "limit_conn",
+    "limit_conn_zone",
+    "limit_except",
+    "limit_rate",
+    "limit_rate_after",
+    "limit_req",
+    "limit_req_zone",
+    "lingering_close",
+    "lingering_time",
+    "lingering_timeout",
+    "listen",
+    "location",
+    "log_format",
+    "log_not_found",
+    "map",
+    "map_hash_bucket_size",
+    "map_hash_max_size",
+    "max_ranges",
+    "merge_slashes",
+    "mp4",
+    "mp4_buffer_size",
+    "mp4_max_buffer_size",
+    "flv",
+    "open_file_cache",
+    "open_file_cache_errors",
+    "open_file_cache_min_uses",
+    "open_file_cache_valid",
+    "open_log_file_cache",
+    "output_buffers",
+    "port_in_redirect",
+    "read_ahead",
+    "real_ip_header",
+    "real_ip_recursive",
+    "recursive_error_pages",
+    "request_pool_size",
+    "reset_timedout_connection",
+    "resolver",
+    "resolver_timeout",
+    "return",
+    "rewrite",
+    "rewrite_log",
+    "root",
+    "satisfy",
+    "send_lowat",
+    "send_timeout",
+    "sendfile",
+    "sendfile_max_chunk",
+    "server",
+    "server_name",
+    "server_name_in_redirect",
+    "server_names_hash_bucket_size",
+    "server_names_hash_max_size",
+    "server_tokens",
+    "set",
+    "set_real_ip_from",
+    "ssl_buffer_size",
+    "ssl_certificate",
+    "ssl_certificate_key",
+    "ssl_ciphers",
+    "ssl_dhparam",
+    "ssl_ecdh_curve",
+    "ssl_early_data",
+    "ssl_password_file",
+    "ssl_prefer_server_ciphers",
+    "ssl_protocols",
+    "ssl_session_cache",
+    "ssl_session_tickets",
+    "ssl_session_timeout",
+    "ssl_stapling",
+    "ssl_stapling_verify",
+    "ssl_trusted_certificate",
+    "stub_status",
+    "tcp_nodelay",
+    "tcp_nopush",
+    "try_files",
+    "types",
+    "types_hash_bucket_size",
+    "types_hash_max_size",
+    "underscores_in_headers",
+    "variables_hash_bucket_size",
+    "variables_hash_max_size",
+    "valid_referers",
+];
+
+/// Directives that stay with nginx, in front of livemill.
+const HTTP_ELSEWHERE: &[&str] =
+    &["upstream", "geo", "split_clients", "perl", "perl_modules", "sub_filter", "ssi", "dav_methods"];
+
+const HTTP_ELSEWHERE_PREFIXES: &[&str] = &[
+    "proxy_",
+    "fastcgi_",
+    "uwsgi_",
+    "scgi_",
+    "grpc_",
+    "memcached_",
+    "lua_",
+    "js_",
+    "secure_link",
+    "xslt_",
+    "image_filter",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_means_two_things_in_one_place() {
+        for row in rows() {
+            let same = rows_named(row.name).filter(|other| other.contexts.has(row.contexts)).count();
+            assert_eq!(same, 1, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_default_could_be_written() {
+        for row in rows().filter(|row| !row.default.is_empty() && !matches!(row.args, Special(..) | Words(..))) {
+            assert_eq!(row.args.refuse(row.name, row.default), None, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_default_of_our_own_has_its_reason() {
+        for row in rows().filter(|row| row.forks == "livemill") {
+            assert!(!row.reason.is_empty(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn texts_are_one_line_without_a_full_stop() {
+        for row in rows() {
+            let (Better(text) | NoEffect(text) | NotYet(text)) = row.verdict else { continue };
+            assert!(!text.is_empty() && !text.contains('\n') && !text.ends_with('.'), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn rows_are_found_by_name_and_place() {
+        assert!(find("live", Contexts::APPLICATION).is_some());
+        assert!(find("live", Contexts::ROOT).is_none());
+        assert!(find("application", Contexts::APPLICATION).is_none());
+        assert_eq!(find("resolver", Contexts::EVENTS).unwrap().forks, "XP");
+        assert_eq!(find("resolver", Contexts::SERVER).unwrap().forks, "W");
+        assert!(find("nothing", Contexts::ROOT).is_none());
+    }
+
+    #[test]
+    fn proxying_is_left_to_nginx() {
+        assert!(matches!(http_verdict("proxy_pass"), Some(NotYet(text)) if text.contains("nginx")));
+        assert!(matches!(http_verdict("root"), Some(NotYet(text)) if text.contains("later")));
+        assert_eq!(http_verdict("blubb"), None);
+    }
+}

@@ -1,6 +1,7 @@
 //! What we mean: packets, names, time, caches and queues. No wire bytes, no actors, no clock.
 
 pub mod codec;
+pub mod gather;
 pub mod gop;
 pub mod key;
 pub mod packet;

@@ -1,1 +1,10 @@
-//! What actors share: sockets, exit reports, restarts, the directory.
+//! What actors share: sockets, writing, exit reports, who is counted, which streams exist.
+
+pub mod census;
+pub mod deadlines;
+pub mod directory;
+pub mod link;
+pub mod outbox;
+pub mod restart;
+pub mod socket;
+pub mod tls;

@@ -137,6 +137,12 @@ impl ChunkReader {
         self.held
     }
 
+    /// What it holds beside its own size.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.streams.capacity() * size_of::<ChunkStream>() + self.reserved
+    }
+
     /// Reads one chunk header, over the seam between carried bytes and input if need be.
     fn begin_chunk(&mut self, input: &mut &[u8]) -> Result<Option<Body>, ChunkError> {
         if self.carry.length == 0 {

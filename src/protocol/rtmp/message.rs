@@ -188,7 +188,14 @@ impl UserEvent {
 /// The body is FLV tags, whatever the specification's own figure says: type(1) size(3) time(3) time_ext(1)
 /// stream(3), data, back pointer(4). Times are relative to the first tag, and the aggregate's msid wins.
 pub fn split_aggregate(aggregate: Message) -> Aggregate {
-    Aggregate { base: aggregate.time, first: None, csid: aggregate.csid, msid: aggregate.msid, rest: aggregate.payload }
+    Aggregate {
+        base: aggregate.time,
+        first: None,
+        parts: 0,
+        csid: aggregate.csid,
+        msid: aggregate.msid,
+        rest: aggregate.payload,
+    }
 }
 
 /// Iterates over the messages of an aggregate; stops after the first error.
@@ -196,6 +203,7 @@ pub fn split_aggregate(aggregate: Message) -> Aggregate {
 pub struct Aggregate {
     base: u32,
     first: Option<u32>,
+    parts: usize,
     csid: u32,
     msid: u32,
     rest: Bytes,
@@ -208,6 +216,8 @@ pub enum AggregateError {
     PastEnd { size: usize, left: usize },
     #[error("aggregate holds a part of type {0}")]
     Kind(u8),
+    #[error("aggregate of more than {MAX_PARTS} parts")]
+    TooManyParts,
 }
 
 impl Iterator for Aggregate {
@@ -218,7 +228,9 @@ impl Iterator for Aggregate {
         let &[kind, s0, s1, s2, t0, t1, t2, t3, _, _, _] = self.rest.first_chunk::<TAG_HEADER>()?;
         let size = u32::from_be_bytes([0, s0, s1, s2]) as usize;
         let left = self.rest.len() - TAG_HEADER;
+        self.parts += 1;
         let error = match kind {
+            _ if self.parts > MAX_PARTS => Some(AggregateError::TooManyParts),
             kind::AUDIO | kind::VIDEO | kind::DATA if size <= left => None,
             kind::AUDIO | kind::VIDEO | kind::DATA => Some(AggregateError::PastEnd { size, left }),
             // An aggregate within an aggregate would let a few bytes ask for unbounded work.
@@ -251,6 +263,8 @@ pub const MAX_LENGTH: usize = 0xFF_FFFF;
 pub const LIMIT_DYNAMIC: u8 = 2;
 const TAG_HEADER: usize = 11;
 const BACK_POINTER: usize = 4;
+/// Sixteen bytes are enough for a part, and each becomes a message of its own. Known senders gather a few dozen.
+const MAX_PARTS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -290,6 +304,13 @@ mod tests {
     fn aggregate_within_an_aggregate_is_refused() {
         let got: Vec<_> = split_aggregate(aggregate(&[(22, 0, b"x"), (8, 0, b"y")])).collect();
         assert_eq!(got, [Err(AggregateError::Kind(22))]);
+    }
+
+    #[test]
+    fn aggregate_of_countless_parts_is_refused() {
+        let parts = vec![(8, 0, &b"x"[..]); 1025];
+        let got: Vec<_> = split_aggregate(aggregate(&parts)).collect();
+        assert_eq!((got.len(), got.last()), (1025, Some(&Err(AggregateError::TooManyParts))));
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl FromStr for RtmpUrl {
         let (path, query) = split_query(path);
         let path = path.trim_start_matches('/');
         let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+        let rest = rest.trim_start_matches('/');
         let (app, name) = match rest.strip_prefix("_definst_") {
             Some(after) if after.is_empty() || after.starts_with('/') => (format!("{first}/_definst_"), after),
             _ => (first.to_owned(), rest),
@@ -633,6 +634,7 @@ mod tests {
             ("h:1936/a/b?to=http://x/y", false, "h", 1936, "a", "b", "to=http://x/y"),
             ("rtmp://h/a/_definst_/b", false, "h", 1935, "a/_definst_", "b", ""),
             ("rtmp://h/a/_definst_", false, "h", 1935, "a/_definst_", "", ""),
+            ("rtmp://h/a//_definst_//b", false, "h", 1935, "a/_definst_", "b", ""),
             ("rtmp://h/a/_definst_x", false, "h", 1935, "a", "_definst_x", ""),
             ("rtmp://h/a?k=v/w", false, "h", 1935, "a?k=v/w", "", ""),
             ("rtmp://h/a//b", false, "h", 1935, "a", "b", ""),

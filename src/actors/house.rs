@@ -1,0 +1,152 @@
+//! What every connection is given: where to ask, what is allowed, and where to write down that it was here.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use tokio::time::Instant;
+
+use super::{
+    live_stream::Rules,
+    router::Router,
+    support::{census::Census, directory::Directory},
+};
+use crate::{
+    config::{Application, Config, Limits, RtmpOptions, Server},
+    log::access::{AccessLog, AccessLogs},
+    protocol::rtmp::{limits::SessionLimits, server::SessionConfig},
+};
+
+/// Shared by all connections; holds no state of its own but counts.
+pub struct House {
+    pub router: Addr<Router>,
+    pub census: Census,
+    pub directory: Directory,
+    pub limits: Limits,
+    /// The applications of each server, by its index.
+    floors: Vec<Floor>,
+    started: Instant,
+    tls_handshakes: AtomicU32,
+    max_tls_handshakes: u32,
+}
+
+impl House {
+    pub fn new(
+        router: Addr<Router>,
+        census: Census,
+        directory: Directory,
+        config: &Config,
+        logs: &AccessLogs,
+        arbiters: u32,
+    ) -> Self {
+        let limits = config.limits.clone();
+        let max_tls_handshakes = limits.max_tls_handshakes.saturating_mul(arbiters);
+        let floors = config.servers.iter().map(|server| Floor::new(server, &limits, logs)).collect();
+        Self {
+            router,
+            census,
+            directory,
+            limits,
+            floors,
+            started: Instant::now(),
+            tls_handshakes: AtomicU32::new(0),
+            max_tls_handshakes,
+        }
+    }
+
+    /// Time since the server started.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The application of this name, as the running server has it.
+    pub fn venue(&self, server: &Server, name: &str) -> Option<Arc<Venue>> {
+        let application = server.application(name)?;
+        let floor = self.floors.get(server.index)?;
+        floor.venues.iter().find(|venue| Arc::ptr_eq(&venue.application, application)).map(Arc::clone)
+    }
+
+    /// What sessions with this server have in common.
+    pub fn session_config(&self, server: &Server) -> Arc<SessionConfig> {
+        self.floors.get(server.index).map(|floor| Arc::clone(&floor.session)).unwrap_or_default()
+    }
+
+    pub fn tls_is_crowded(&self) -> bool {
+        self.max_tls_handshakes > 0 && self.tls_handshakes.load(Ordering::Relaxed) >= self.max_tls_handshakes
+    }
+}
+
+/// One application, with what is made of it once and shared by its sessions.
+pub struct Venue {
+    pub application: Arc<Application>,
+    pub rules: Arc<Rules>,
+    pub access_log: AccessLog,
+    /// Packets that may wait for a player, where the configuration says so.
+    pub max_packets: Option<usize>,
+}
+
+struct Floor {
+    venues: Vec<Arc<Venue>>,
+    session: Arc<SessionConfig>,
+}
+
+impl Floor {
+    fn new(server: &Server, limits: &Limits, logs: &AccessLogs) -> Self {
+        // Bytes and seconds bound the queue; a number of packets does so as well only where somebody chose one.
+        let usual = RtmpOptions::default().out_queue;
+        let venue = |application: &Arc<Application>| {
+            let live = application.live_options.clone();
+            Arc::new(Venue {
+                rules: Arc::new(Rules { live, cork: server.rtmp.out_cork }),
+                access_log: logs.of(&application.access_log),
+                max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
+                application: Arc::clone(application),
+            })
+        };
+        Self {
+            venues: server.applications.iter().map(venue).collect(),
+            session: Arc::new(session_config(server, limits)),
+        }
+    }
+}
+
+fn session_config(server: &Server, limits: &Limits) -> SessionConfig {
+    let rtmp = &server.rtmp;
+    let usual = SessionConfig::default();
+    SessionConfig {
+        chunk_size: rtmp.chunk_size,
+        ack_window: rtmp.ack_window,
+        repeat_extended: rtmp.play_time_fix,
+        limits: SessionLimits {
+            max_message_before: limits.max_message_before_publish,
+            max_message: rtmp.max_message,
+            max_csids: rtmp.max_streams as usize,
+            max_streams: limits.max_message_streams as usize,
+            control_per_second: limits.max_control_rate,
+            courtesies_per_second: limits.max_unknown_command_rate,
+            ..usual.limits.clone()
+        },
+        ..usual
+    }
+}
+
+/// A TLS handshake in progress: counted until this is dropped.
+pub struct TlsHandshake(Arc<House>);
+
+impl TlsHandshake {
+    pub fn begin(house: &Arc<House>) -> Self {
+        house.tls_handshakes.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(house))
+    }
+}
+
+impl Drop for TlsHandshake {
+    fn drop(&mut self) {
+        self.0.tls_handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,683 @@
+//! One live stream: takes packets from its publisher, places them in time, hands each batch to every subscriber.
+//!
+//! It knows its subscribers as `Recipient<Deliver>` and its publisher as `Recipient<Replaced>`; it has never heard of
+//! RTMP, files or HTTP, and it waits for nobody.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::support::{
+    directory::StreamCounters,
+    link::{ExitReason, Link},
+};
+use crate::{
+    config::{DuplicatePublisher, Live, Meta},
+    media::{
+        gather::{Gather, GatherRules},
+        gop::{GopCache, GopLimits},
+        key::StreamKey,
+        packet::{Batch, Packet, PacketKind, Track},
+        timeline::{Notice, Timeline, TimelineRules},
+    },
+    protocol::{
+        flv::tag::{self, Reading},
+        rtmp::metadata,
+    },
+};
+
+pub struct LiveStream {
+    key: StreamKey,
+    rules: Arc<Rules>,
+    started: Instant,
+    timeline: Timeline,
+    cache: GopCache,
+    gather: Gather,
+    /// A timer for what [`Gather`] holds is under way.
+    flush_armed: bool,
+    publisher: Option<Publisher>,
+    subscribers: Vec<Subscriber>,
+    counters: Arc<StreamCounters>,
+    link: Link,
+}
+
+/// What an application asks of its streams.
+#[derive(Debug)]
+pub struct Rules {
+    pub live: Live,
+    /// Packets that end a merge early.
+    pub cork: Option<usize>,
+}
+
+/// Somebody wants to publish here. The answer is the last word on whether the name is free.
+#[derive(Message)]
+#[rtype(result = "Result<Publication, NameInUse>")]
+pub struct Publish {
+    pub session: u64,
+    pub peer: Option<SocketAddr>,
+    /// Told when another publisher takes over.
+    pub to: Recipient<Replaced>,
+}
+
+/// The right to send [`Ingest`]: it names the publisher in each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publication {
+    pub session: u64,
+}
+
+/// Somebody else is publishing under this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("already publishing: {} sent media {silent_ms} ms ago", PeerName(.by))]
+pub struct NameInUse {
+    pub by: Option<SocketAddr>,
+    pub silent_ms: u64,
+}
+
+/// To a publisher whose place was taken.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Replaced;
+
+/// What the publisher sent in one go, in its order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ingest {
+    pub session: u64,
+    pub messages: SmallVec<[Incoming; 2]>,
+}
+
+/// One message as it was published.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    pub medium: Medium,
+    /// RTMP's own clock.
+    pub time: u32,
+    pub body: Bytes,
+}
+
+/// What a published message carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    Audio,
+    Video,
+    Metadata,
+    Text,
+}
+
+/// The publisher is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct EndPublish {
+    pub session: u64,
+}
+
+/// Joins the stream. If somebody publishes, the answer is a [`Deliver::Begin`] with what a late joiner needs.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Subscribe {
+    pub id: u64,
+    pub to: Recipient<Deliver>,
+}
+
+/// Leaves the stream.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Unsubscribe {
+    pub id: u64,
+}
+
+/// What a subscriber is told: every sink handles this one message.
+#[derive(Message, Clone)]
+#[rtype(result = "()")]
+pub enum Deliver {
+    /// A publisher is there; these packets come first.
+    Begin { burst: Arc<[Packet]> },
+    /// The next packets. `gap`: something before them was lost on the way here.
+    Media { batch: Batch, gap: bool },
+    /// The publisher is gone.
+    End,
+}
+
+struct Publisher {
+    session: u64,
+    peer: Option<SocketAddr>,
+    to: Recipient<Replaced>,
+    began: Duration,
+    last_media: Duration,
+    /// Media has come: players have been told.
+    active: bool,
+}
+
+struct Subscriber {
+    id: u64,
+    to: Recipient<Deliver>,
+    /// Its mailbox was full: the next delivery tells it so.
+    missed: bool,
+}
+
+impl LiveStream {
+    pub fn new(key: StreamKey, rules: Arc<Rules>, counters: Arc<StreamCounters>, link: Link) -> Self {
+        let live = &rules.live;
+        let cache = GopCache::new(GopLimits {
+            enabled: live.gop_cache || !live.cache_time.is_zero(),
+            max_bytes: live.gop_max_bytes,
+            max_ms: live.gop_max_time.as_millis() as u64,
+            max_frames: Some(live.gop_max_frame_count),
+            max_audio: Some(live.gop_max_audio_count),
+            max_video: Some(live.gop_max_video_count),
+            keep_ms: live.cache_time.as_millis() as u64,
+        });
+        let gather = Gather::new(GatherRules {
+            low_latency: live.low_latency,
+            audio_hold: live.audio_hold,
+            merge: live.merge,
+            cork: rules.cork,
+        });
+        let timeline = Timeline::new(TimelineRules {
+            max_forward_ms: live.fix_timestamp.as_millis() as i64,
+            ..TimelineRules::default()
+        });
+        Self {
+            key,
+            rules,
+            started: Instant::now(),
+            timeline,
+            cache,
+            gather,
+            flush_armed: false,
+            publisher: None,
+            subscribers: Vec::new(),
+            counters,
+            link,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Whether a newcomer may take the place of the publisher that is there.
+    fn may_replace(&self, publisher: &Publisher, now: Duration) -> bool {
+        match self.rules.live.duplicate_publisher {
+            DuplicatePublisher::Reject => false,
+            DuplicatePublisher::Replace => true,
+            DuplicatePublisher::ReplaceIfStalled(stalled) => now.saturating_sub(publisher.last_media) >= stalled,
+        }
+    }
+
+    fn take(&mut self, message: Incoming, now: Duration) {
+        self.counters.packets_in.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes_in.fetch_add(message.body.len() as u64, Ordering::Relaxed);
+        let packet = match message.medium {
+            Medium::Audio | Medium::Video => self.take_media(message, now),
+            Medium::Metadata => self.take_metadata(&message),
+            Medium::Text => self.take_text(message, now),
+        };
+        if let Some(packet) = packet {
+            self.cache.push(&packet);
+            self.gather.push(packet, now);
+        }
+    }
+
+    fn take_media(&mut self, message: Incoming, now: Duration) -> Option<Packet> {
+        let video = message.medium == Medium::Video;
+        match tag::read(video, message.body) {
+            Ok(Reading::Frame(frame)) => {
+                let placed = self.timeline.place(frame.track, message.time, frame.kind, frame.cts_ms, now);
+                if let Some(notice) = placed.notice {
+                    self.note_clock(frame.track, notice);
+                }
+                if let Some(publisher) = &mut self.publisher {
+                    publisher.last_media = now;
+                }
+                Some(Packet::with_original(frame.track, frame.kind, placed.time_ms, frame.payload, frame.original))
+            }
+            Ok(Reading::OtherTrack { original, count }) => {
+                self.counters.other_tracks.fetch_add(u64::from(count), Ordering::Relaxed);
+                let track = if video { Track::Video } else { Track::Audio };
+                let placed = self.timeline.place(track, message.time, PacketKind::OtherTrack, 0, now);
+                Some(Packet::with_original(track, PacketKind::OtherTrack, placed.time_ms, Bytes::new(), Some(original)))
+            }
+            Ok(Reading::Nothing) => None,
+            Err(error) => {
+                let refused = self.counters.refused_messages.fetch_add(1, Ordering::Relaxed);
+                // Each is counted; the log says the first and then every thousandth.
+                if refused.is_multiple_of(REFUSALS_PER_LINE) {
+                    warn!(stream = %self.key, %error, refused = refused + 1, "a message nobody can read was dropped");
+                }
+                None
+            }
+        }
+    }
+
+    fn note_clock(&self, track: Track, notice: Notice) {
+        match notice {
+            Notice::Jumped { by_ms } => {
+                self.counters.jumps.fetch_add(1, Ordering::Relaxed);
+                info!(stream = %self.key, ?track, by_ms, "the publisher's clock jumped");
+            }
+            Notice::ClockStuck => warn!(stream = %self.key, ?track, "the publisher's clock stands still, using ours"),
+            Notice::ClockMoves => info!(stream = %self.key, ?track, "the publisher's clock moves again"),
+        }
+    }
+
+    fn take_metadata(&self, message: &Incoming) -> Option<Packet> {
+        let body = match self.rules.live.meta {
+            Meta::Off => return None,
+            Meta::Copy => message.body.clone(),
+            Meta::On => match metadata::for_players(&message.body) {
+                Ok(body) => body,
+                Err(error) => {
+                    self.counters.refused_messages.fetch_add(1, Ordering::Relaxed);
+                    debug!(stream = %self.key, %error, "metadata nobody can read was dropped");
+                    return None;
+                }
+            },
+        };
+        Some(Packet::new(Track::Data, PacketKind::Metadata, 0, body))
+    }
+
+    fn take_text(&mut self, message: Incoming, now: Duration) -> Option<Packet> {
+        let placed = self.timeline.place(Track::Data, message.time, PacketKind::Text, 0, now);
+        Some(Packet::new(Track::Data, PacketKind::Text, placed.time_ms, message.body))
+    }
+
+    /// Sends what need not wait any longer and sets a timer for what may.
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        if let Some(batch) = self.gather.ready(now) {
+            self.deliver(batch);
+        }
+        if let (Some(due), false) = (self.gather.due(), self.flush_armed) {
+            self.flush_armed = true;
+            ctx.run_later(due.saturating_sub(now), |stream, ctx| {
+                stream.flush_armed = false;
+                stream.flush(ctx);
+            });
+        }
+    }
+
+    fn deliver(&mut self, batch: Batch) {
+        let counters = &self.counters;
+        self.subscribers.retain_mut(|subscriber| {
+            let sent = subscriber.to.try_send(Deliver::Media { batch: batch.clone(), gap: subscriber.missed });
+            subscriber.settle(sent, counters)
+        });
+        self.count_players();
+    }
+
+    /// Tells everybody what nobody may miss. It happens once a publish, so it need not ask whether there is room.
+    fn tell(&self, message: &Deliver) {
+        for subscriber in &self.subscribers {
+            subscriber.to.do_send(message.clone());
+        }
+    }
+
+    /// What somebody who joins now is sent first. Headers stand at the time of the first frame, so that no player
+    /// sees its clock leap from them to the present.
+    fn burst(&self) -> Arc<[Packet]> {
+        let first = self.cache.burst().find(|packet| packet.is_frame()).map(Packet::time_ms);
+        let first = first.unwrap_or_else(|| self.timeline.latest_ms());
+        self.cache.burst().map(|packet| if packet.is_config() { packet.at(first) } else { packet.clone() }).collect()
+    }
+
+    fn begin_playing(&mut self) {
+        info!(stream = %self.key, "live");
+        self.tell(&Deliver::Begin { burst: Arc::new([]) });
+    }
+
+    fn end_publisher(&mut self) {
+        if let Some(batch) = self.gather.take() {
+            self.deliver(batch);
+        }
+        self.counters.publishing.store(false, Ordering::Relaxed);
+        self.cache.clear();
+        if self.publisher.take().is_some_and(|publisher| publisher.active) {
+            self.tell(&Deliver::End);
+        }
+    }
+
+    fn count_players(&self) {
+        self.counters.players.store(self.subscribers.len() as u32, Ordering::Relaxed);
+    }
+
+    fn is_active(&self) -> bool {
+        self.publisher.as_ref().is_some_and(|publisher| publisher.active)
+    }
+}
+
+impl Subscriber {
+    /// Notes how a delivery went; `false` once the subscriber is gone.
+    fn settle(&mut self, sent: Result<(), SendError<Deliver>>, counters: &StreamCounters) -> bool {
+        match sent {
+            Ok(()) => self.missed = false,
+            Err(SendError::Full(_)) => {
+                self.missed = true;
+                counters.missed_deliveries.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(SendError::Closed(_)) => return false,
+        }
+        true
+    }
+}
+
+impl Actor for LiveStream {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.counters.publishing.store(false, Ordering::Relaxed);
+        self.link.set_reason(ExitReason::Stopped);
+    }
+}
+
+impl Handler<Publish> for LiveStream {
+    type Result = Result<Publication, NameInUse>;
+
+    fn handle(&mut self, asked: Publish, _: &mut Self::Context) -> Self::Result {
+        let now = self.now();
+        if let Some(publisher) = &self.publisher {
+            if !self.may_replace(publisher, now) {
+                let silent_ms = now.saturating_sub(publisher.last_media).as_millis() as u64;
+                return Err(NameInUse { by: publisher.peer, silent_ms });
+            }
+            warn!(stream = %self.key, old = %PeerName(&publisher.peer), new = %PeerName(&asked.peer), "publisher replaced");
+            // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
+            let _ = publisher.to.try_send(Replaced);
+            self.end_publisher();
+        }
+        let Publish { session, peer, to } = asked;
+        self.timeline.begin_session(now);
+        self.publisher = Some(Publisher { session, peer, to, began: now, last_media: now, active: false });
+        self.counters.publishing.store(true, Ordering::Relaxed);
+        Ok(Publication { session })
+    }
+}
+
+impl Handler<Ingest> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, ingest: Ingest, ctx: &mut Self::Context) {
+        let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.session == ingest.session) else {
+            return; // somebody else has taken over
+        };
+        let begins = !publisher.active
+            && ingest.messages.iter().any(|message| matches!(message.medium, Medium::Audio | Medium::Video));
+        if begins {
+            publisher.active = true;
+            self.begin_playing();
+        }
+        let now = self.now();
+        for message in ingest.messages {
+            self.take(message, now);
+        }
+        self.flush(ctx);
+    }
+}
+
+impl Handler<EndPublish> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, EndPublish { session }: EndPublish, _: &mut Self::Context) {
+        let Some(publisher) = self.publisher.as_ref().filter(|publisher| publisher.session == session) else { return };
+        let lasted = self.now().saturating_sub(publisher.began);
+        debug!(stream = %self.key, seconds = lasted.as_secs(), "publisher gone");
+        self.end_publisher();
+    }
+}
+
+impl Handler<Subscribe> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, Subscribe { id, to }: Subscribe, _: &mut Self::Context) {
+        let mut subscriber = Subscriber { id, to, missed: false };
+        if self.is_active() {
+            // What is being gathered is in the cache already: it goes to the others first, so that nobody gets it twice.
+            if let Some(batch) = self.gather.take() {
+                self.deliver(batch);
+            }
+            let sent = subscriber.to.try_send(Deliver::Begin { burst: self.burst() });
+            if !subscriber.settle(sent, &self.counters) {
+                return;
+            }
+        }
+        self.subscribers.push(subscriber);
+        self.count_players();
+    }
+}
+
+impl Handler<Unsubscribe> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, Unsubscribe { id }: Unsubscribe, _: &mut Self::Context) {
+        self.subscribers.retain(|subscriber| subscriber.id != id);
+        self.count_players();
+    }
+}
+
+/// An address in a sentence.
+pub struct PeerName<'a>(pub &'a Option<SocketAddr>);
+
+impl std::fmt::Display for PeerName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix:"),
+        }
+    }
+}
+
+/// Unreadable messages between two lines of the log.
+const REFUSALS_PER_LINE: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::support::link::Exited;
+    use smallvec::smallvec;
+    use tokio::sync::mpsc;
+
+    /// Keeps what it is told.
+    struct Probe(mpsc::Sender<Deliver>);
+    impl Actor for Probe {
+        type Context = Context<Self>;
+    }
+    impl Handler<Deliver> for Probe {
+        type Result = ();
+        fn handle(&mut self, message: Deliver, _: &mut Self::Context) {
+            self.0.try_send(message).expect("tests read what they cause");
+        }
+    }
+    impl Handler<Replaced> for Probe {
+        type Result = ();
+        fn handle(&mut self, _: Replaced, _: &mut Self::Context) {}
+    }
+
+    struct Parent;
+    impl Actor for Parent {
+        type Context = Context<Self>;
+    }
+    impl Handler<Exited> for Parent {
+        type Result = ();
+        fn handle(&mut self, _: Exited, _: &mut Self::Context) {}
+    }
+
+    struct Player {
+        address: Addr<Probe>,
+        seen: mpsc::Receiver<Deliver>,
+    }
+
+    impl Player {
+        fn new() -> Self {
+            let (to, seen) = mpsc::channel(100);
+            Self { address: Probe(to).start(), seen }
+        }
+
+        async fn join(stream: &Addr<LiveStream>, id: u64) -> Self {
+            let player = Self::new();
+            stream.send(Subscribe { id, to: player.address.clone().recipient() }).await.expect("the stream lives");
+            player
+        }
+
+        /// The next packets, as (kind, time).
+        async fn next(&mut self) -> Vec<(PacketKind, i64)> {
+            let about = |packets: &[Packet]| packets.iter().map(|p| (p.kind(), p.time_ms())).collect();
+            match self.seen.recv().await.expect("the stream lives") {
+                Deliver::Begin { burst } => about(&burst),
+                Deliver::Media { batch, .. } => about(batch.packets()),
+                Deliver::End => vec![(PacketKind::End, 0)],
+            }
+        }
+    }
+
+    fn stream(live: Live) -> Addr<LiveStream> {
+        let key = StreamKey::parse("default", "live", "test").expect("a good name");
+        let link = Link::new(1, Parent.start().recipient());
+        LiveStream::new(key, Arc::new(Rules { live, cork: None }), Arc::default(), link).start()
+    }
+
+    async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {
+        let to = Player::new().address.recipient();
+        stream.send(Publish { session, peer: None, to }).await.expect("the stream lives")
+    }
+
+    async fn send(stream: &Addr<LiveStream>, session: u64, messages: &[(Medium, u32, &'static [u8])]) {
+        let messages = messages
+            .iter()
+            .map(|&(medium, time, body)| Incoming { medium, time, body: Bytes::from_static(body) })
+            .collect();
+        stream.send(Ingest { session, messages }).await.expect("the stream lives");
+    }
+
+    const AVC_CONFIG: &[u8] = &[0x17, 0, 0, 0, 0, 1, 66, 0, 30, 0xFF, 0xE0, 0];
+    const KEY: &[u8] = &[0x17, 1, 0, 0, 0, 0, 0, 0, 1, 0x65];
+    const INTER: &[u8] = &[0x27, 1, 0, 0, 0, 0, 0, 0, 1, 0x41];
+    const AAC_CONFIG: &[u8] = &[0xAF, 0, 0x12, 0x10];
+    const AAC: &[u8] = &[0xAF, 1, 1, 2, 3];
+
+    #[actix::test]
+    async fn a_late_joiner_starts_on_a_keyframe_with_the_headers_before_it() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        publish(&stream, 1).await.expect("the name is free");
+        send(&stream, 1, &[(Medium::Video, 0, AVC_CONFIG), (Medium::Audio, 0, AAC_CONFIG)]).await;
+        send(&stream, 1, &[(Medium::Video, 500, KEY), (Medium::Video, 540, INTER), (Medium::Audio, 545, AAC)]).await;
+        let mut late = Player::join(&stream, 7).await;
+        assert_eq!(
+            late.next().await,
+            [
+                (PacketKind::Config, 0),
+                (PacketKind::Config, 0),
+                (PacketKind::Key, 0),
+                (PacketKind::Inter, 40),
+                (PacketKind::Audio, 45)
+            ]
+        );
+        send(&stream, 1, &[(Medium::Video, 580, INTER)]).await;
+        assert_eq!(late.next().await, [(PacketKind::Inter, 80)], "nothing comes twice");
+    }
+
+    #[actix::test]
+    async fn audio_rides_with_the_next_video_frame_and_waits_no_longer_than_its_hold() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        publish(&stream, 1).await.expect("the name is free");
+        let mut player = Player::join(&stream, 7).await;
+        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
+        assert_eq!(player.next().await, []);
+        assert_eq!(player.next().await, [(PacketKind::Key, 0)]);
+        send(&stream, 1, &[(Medium::Audio, 10, AAC)]).await;
+        send(&stream, 1, &[(Medium::Video, 40, INTER)]).await;
+        assert_eq!(player.next().await, [(PacketKind::Audio, 10), (PacketKind::Inter, 40)]);
+        let sent = Instant::now();
+        send(&stream, 1, &[(Medium::Audio, 50, AAC)]).await;
+        assert_eq!(player.next().await, [(PacketKind::Audio, 50)]);
+        assert!((40..=41).contains(&sent.elapsed().as_millis()), "{:?}", sent.elapsed());
+    }
+
+    #[actix::test]
+    async fn a_name_is_taken_until_its_publisher_has_been_silent_for_two_seconds() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        publish(&stream, 1).await.expect("the name is free");
+        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
+        tokio::time::advance(Duration::from_millis(1900)).await;
+        assert_eq!(publish(&stream, 2).await, Err(NameInUse { by: None, silent_ms: 1900 }));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!(publish(&stream, 3).await, Ok(Publication { session: 3 }));
+        let mut player = Player::join(&stream, 7).await;
+        send(&stream, 1, &[(Medium::Video, 40, KEY)]).await;
+        send(&stream, 3, &[(Medium::Video, 9000, KEY)]).await;
+        assert_eq!(player.next().await, [], "only the new publisher is heard");
+        assert_eq!(player.next().await.len(), 1);
+    }
+
+    #[actix::test]
+    async fn players_wait_for_a_publisher_that_comes_back_and_their_clock_goes_on() {
+        tokio::time::pause();
+        let stream = stream(Live::default());
+        let mut player = Player::join(&stream, 7).await;
+        for (session, time) in [(1, 5000), (2, 77)] {
+            publish(&stream, session).await.expect("the name is free");
+            send(&stream, session, &[(Medium::Video, time, KEY), (Medium::Video, time + 40, INTER)]).await;
+            stream.send(EndPublish { session }).await.expect("the stream lives");
+        }
+        assert_eq!(player.next().await, []);
+        assert_eq!(player.next().await, [(PacketKind::Key, 0), (PacketKind::Inter, 40)]);
+        assert_eq!(player.next().await, [(PacketKind::End, 0)]);
+        assert_eq!(player.next().await, []);
+        let resumed = player.next().await;
+        assert!(resumed[0].1 > 40, "{resumed:?}");
+    }
+
+    #[actix::test]
+    async fn a_subscriber_whose_mailbox_is_full_is_told_of_the_gap_and_nobody_waits_for_it() {
+        tokio::time::pause();
+        let stream = stream(Live { low_latency: true, ..Live::default() });
+        publish(&stream, 1).await.expect("the name is free");
+        let mut slow = Player::join(&stream, 7).await;
+        // All in one turn of the arbiter: the probe cannot empty its mailbox in between.
+        for time in 0..40 {
+            stream.do_send(Ingest {
+                session: 1,
+                messages: smallvec![Incoming { medium: Medium::Video, time, body: Bytes::from_static(INTER) }],
+            });
+        }
+        stream.send(EndPublish { session: 1 }).await.expect("the stream lives");
+        publish(&stream, 2).await.expect("the name is free");
+        send(&stream, 2, &[(Medium::Video, 0, KEY)]).await;
+        let mut gaps = 0;
+        let mut packets = 0;
+        while packets == 0 || gaps == 0 {
+            match slow.seen.recv().await.expect("the stream lives") {
+                Deliver::Media { gap, batch } => {
+                    packets += batch.packets().len();
+                    gaps += u32::from(gap);
+                }
+                Deliver::Begin { .. } | Deliver::End => {}
+            }
+        }
+        assert_eq!(gaps, 1);
+        assert!(packets < 41, "some were lost, and that is what the gap says");
+    }
+
+    #[actix::test]
+    async fn a_joiner_is_given_the_newest_metadata() {
+        tokio::time::pause();
+        let stream = stream(Live { low_latency: true, meta: Meta::Copy, ..Live::default() });
+        publish(&stream, 1).await.expect("the name is free");
+        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
+        send(&stream, 1, &[(Medium::Metadata, 0, b"older")]).await;
+        send(&stream, 1, &[(Medium::Metadata, 0, b"newest")]).await;
+        let late = Player::join(&stream, 8).await.seen.recv().await;
+        let Some(Deliver::Begin { burst }) = late else { panic!("a joiner is told how things stand") };
+        assert_eq!(&burst[0].payload()[..], b"newest");
+    }
+}

@@ -1,0 +1,120 @@
+//! Which stream a name means: finds it or makes it. Control plane only, no frame passes through here.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use actix::prelude::*;
+use tracing::error;
+
+use super::{
+    live_stream::{LiveStream, Rules},
+    support::{
+        directory::{Directory, Entry, StreamCounters},
+        link::{ExitReason, Exited, Link},
+    },
+};
+use crate::{config::Limits, media::key::StreamKey};
+
+pub struct Router {
+    limits: Limits,
+    directory: Directory,
+    /// Streams that live, by their id: what to forget when one exits.
+    names: HashMap<u64, StreamKey>,
+    next_id: u64,
+    /// Dropped with the router: whoever holds the other end learns that it is gone.
+    _alive: tokio::sync::oneshot::Sender<()>,
+}
+
+/// Finds the stream of this name for somebody who may have it, and makes it where that makes sense.
+#[derive(Message)]
+#[rtype(result = "Result<Addr<LiveStream>, NoStream>")]
+pub struct OpenStream {
+    pub key: StreamKey,
+    pub rules: Arc<Rules>,
+    pub purpose: Purpose,
+    /// Where a new stream is to live: beside its publisher.
+    pub home: ArbiterHandle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Publish,
+    Play,
+}
+
+/// Why there is no stream to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoStream {
+    #[error("no such stream")]
+    NotFound,
+    #[error("too many streams: {max} is the limit (max_live_streams)")]
+    TooMany { max: u32 },
+}
+
+impl Router {
+    pub fn new(limits: Limits, directory: Directory, alive: tokio::sync::oneshot::Sender<()>) -> Self {
+        Self { limits, directory, names: HashMap::new(), next_id: 1, _alive: alive }
+    }
+
+    fn make(&mut self, asked: OpenStream, ctx: &Context<Self>) -> Addr<LiveStream> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let counters = Arc::new(StreamCounters { id, publishing: AtomicBool::new(false), ..StreamCounters::default() });
+        let link = Link::new(id, ctx.address().recipient());
+        let OpenStream { key, rules, home, .. } = asked;
+        let stream = LiveStream::start_in_arbiter(&home, {
+            let (key, counters) = (key.clone(), Arc::clone(&counters));
+            move |ctx| {
+                ctx.set_mailbox_capacity(STREAM_MAILBOX);
+                LiveStream::new(key, rules, counters, link)
+            }
+        });
+        self.names.insert(id, key.clone());
+        self.directory.insert(key, Entry { stream: stream.downgrade(), counters });
+        stream
+    }
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+}
+
+impl Handler<OpenStream> for Router {
+    type Result = Result<Addr<LiveStream>, NoStream>;
+
+    fn handle(&mut self, asked: OpenStream, ctx: &mut Self::Context) -> Self::Result {
+        let known = self.directory.find(&asked.key);
+        let living = known.as_ref().and_then(|entry| entry.stream.upgrade()).filter(Addr::connected);
+        let publishing = known.is_some_and(|entry| entry.counters.publishing.load(Ordering::Relaxed));
+        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !(publishing && living.is_some()) {
+            return Err(NoStream::NotFound);
+        }
+        match living {
+            Some(stream) => Ok(stream),
+            None if self.names.len() >= self.limits.max_live_streams as usize => {
+                Err(NoStream::TooMany { max: self.limits.max_live_streams })
+            }
+            None => Ok(self.make(asked, ctx)),
+        }
+    }
+}
+
+impl Handler<Exited> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Exited { id, reason }: Exited, _: &mut Self::Context) {
+        let Some(key) = self.names.remove(&id) else { return };
+        self.directory.remove(&key, id);
+        if reason == ExitReason::Panicked {
+            error!(stream = %key, "a stream failed by a bug in livemill; its publisher and players are closed");
+        }
+    }
+}
+
+/// Messages that wait for one stream. Each sender has a place of its own beyond it, so the number of players does not matter.
+const STREAM_MAILBOX: usize = 64;

@@ -1,0 +1,68 @@
+//! Which streams exist: written by the router, read by whoever looks.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+use actix::WeakAddr;
+use dashmap::DashMap;
+
+use crate::{actors::live_stream::LiveStream, media::key::StreamKey};
+
+/// All streams of the process. A clone is another handle on the same table; no guard leaves this file.
+#[derive(Clone, Default)]
+pub struct Directory(Arc<DashMap<StreamKey, Entry>>);
+
+/// A stream as others know it. The address is weak: a table of names must not keep a stream alive.
+#[derive(Clone)]
+pub struct Entry {
+    pub stream: WeakAddr<LiveStream>,
+    pub counters: Arc<StreamCounters>,
+}
+
+/// What a stream counts while it runs. Read at any time by anybody, written by the stream alone.
+#[derive(Debug, Default)]
+pub struct StreamCounters {
+    /// Tells this stream from another one of the same name before or after it.
+    pub id: u64,
+    pub publishing: AtomicBool,
+    pub players: AtomicU32,
+    pub bytes_in: AtomicU64,
+    pub packets_in: AtomicU64,
+    /// Messages nobody could read, and tracks nobody asked for.
+    pub refused_messages: AtomicU64,
+    pub other_tracks: AtomicU64,
+    /// Batches that found a subscriber's mailbox full.
+    pub missed_deliveries: AtomicU64,
+    /// How often the publisher's clock jumped.
+    pub jumps: AtomicU64,
+}
+
+impl Directory {
+    pub fn find(&self, key: &StreamKey) -> Option<Entry> {
+        self.0.get(key).map(|entry| entry.clone())
+    }
+
+    pub fn insert(&self, key: StreamKey, entry: Entry) {
+        self.0.insert(key, entry);
+    }
+
+    /// Forgets the stream with this id; a newer one of the same name stays.
+    pub fn remove(&self, key: &StreamKey, id: u64) {
+        self.0.remove_if(key, |_, entry| entry.counters.id == id);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Streams that have a publisher now.
+    pub fn publishing(&self) -> usize {
+        self.0.iter().filter(|entry| entry.counters.publishing.load(Ordering::Relaxed)).count()
+    }
+}

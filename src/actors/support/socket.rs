@@ -1,0 +1,252 @@
+//! A connected socket, plain or TLS, as an actor uses it: a stream of reads, and writes that are tried at once.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice, Read, Write},
+    net::Shutdown,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use futures_util::Stream;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::{TcpStream, UnixStream, tcp, unix},
+};
+
+/// Turns an accepted or connected socket of the standard library into its two halves on this thread's reactor.
+pub fn split(raw: RawSocket) -> io::Result<(Reads, Writes)> {
+    Ok(match raw {
+        RawSocket::Tcp(stream) => {
+            let (read, write) = TcpStream::from_std(stream)?.into_split();
+            (Reads { half: ReadHalf::Tcp(read) }, Writes { half: Rc::new(WriteHalf::Tcp(write)), tls: None })
+        }
+        RawSocket::Unix(stream) => {
+            let (read, write) = UnixStream::from_std(stream)?.into_split();
+            (Reads { half: ReadHalf::Unix(read) }, Writes { half: Rc::new(WriteHalf::Unix(write)), tls: None })
+        }
+    })
+}
+
+/// A socket between threads: it must be registered anew with the reactor of the arbiter it arrives at.
+#[derive(Debug)]
+pub enum RawSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// What one read brought.
+#[derive(Debug)]
+pub enum Arrived {
+    /// So many bytes lie at the start of the thread's scratch buffer: see [`with_scratch`].
+    Bytes(usize),
+    /// The peer closed its side.
+    End,
+    Failed(io::Error),
+}
+
+/// The reading half as a stream of [`Arrived`]. It owns no buffer: whoever handles an item finds the bytes in the
+/// thread's scratch buffer and must take them before anything else on this thread reads. An idle socket costs nothing.
+pub struct Reads {
+    half: ReadHalf,
+}
+
+impl Stream for Reads {
+    type Item = Arrived;
+
+    fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Arrived>> {
+        let half = &mut self.get_mut().half;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let polled = match half {
+                ReadHalf::Tcp(half) => Pin::new(half).poll_read(task, &mut buffer),
+                ReadHalf::Unix(half) => Pin::new(half).poll_read(task, &mut buffer),
+                ReadHalf::Done => return Poll::Ready(None),
+            };
+            let arrived = match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => Arrived::End,
+                Poll::Ready(Ok(())) => Arrived::Bytes(buffer.filled().len()),
+                Poll::Ready(Err(error)) => Arrived::Failed(error),
+            };
+            if !matches!(arrived, Arrived::Bytes(_)) {
+                *half = ReadHalf::Done;
+            }
+            Poll::Ready(Some(arrived))
+        })
+    }
+}
+
+/// Gives access to the bytes that the last [`Arrived::Bytes`] of this thread spoke of.
+pub fn with_scratch<R>(len: usize, take: impl FnOnce(&[u8]) -> R) -> R {
+    SCRATCH.with_borrow(|scratch| take(&scratch[..len]))
+}
+
+/// The writing half, and the TLS state where there is one.
+pub struct Writes {
+    half: Rc<WriteHalf>,
+    tls: Option<Box<rustls::Connection>>,
+}
+
+impl Writes {
+    /// For a connection that never came to be: nothing can be written.
+    pub fn closed() -> Self {
+        Self { half: Rc::new(WriteHalf::Closed), tls: None }
+    }
+
+    /// From here on the socket speaks TLS.
+    pub fn start_tls(&mut self, connection: rustls::Connection) {
+        self.tls = Some(Box::new(connection));
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
+    /// Writes what the socket takes now. `WouldBlock` means: wait for [`Writes::writable`].
+    pub fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.half.try_write(slices) };
+        flush_tls(tls, &self.half)?;
+        let taken = tls.writer().write_vectored(slices)?;
+        match flush_tls(tls, &self.half) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ if taken == 0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Writes what TLS itself has to say (handshake, alerts); `WouldBlock` as above.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => flush_tls(tls, &self.half),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether TLS holds bytes that the socket has not taken.
+    pub fn wants_flush(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Feeds bytes from the wire and hands on what they mean: themselves on a plain socket, else what they decrypt to.
+    pub fn decrypt<E>(
+        &mut self,
+        wire: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), ReadError<E>> {
+        let Some(tls) = &mut self.tls else { return take(wire).map_err(ReadError::Taker) };
+        let mut wire = wire;
+        let mut plain = [0; PLAIN_BYTES];
+        while !wire.is_empty() {
+            tls.read_tls(&mut wire).map_err(ReadError::Socket)?;
+            let state = tls.process_new_packets().map_err(|error| {
+                // The alert that tells the peer why; it may not get there, and then nothing is lost.
+                let _ = flush_tls(tls, &self.half);
+                ReadError::Tls(error)
+            })?;
+            let mut left = state.plaintext_bytes_to_read();
+            while left > 0 {
+                let read = tls.reader().read(&mut plain).map_err(ReadError::Socket)?;
+                take(&plain[..read]).map_err(ReadError::Taker)?;
+                left -= read;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says goodbye where the protocol has a word for it.
+    pub fn close_notify(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            let _ = flush_tls(tls, &self.half);
+        }
+    }
+
+    /// Resolves when the socket takes bytes again.
+    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + 'static {
+        let half = Rc::clone(&self.half);
+        async move {
+            match &*half {
+                WriteHalf::Tcp(half) => half.writable().await,
+                WriteHalf::Unix(half) => half.writable().await,
+                WriteHalf::Closed => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+    }
+
+    /// Closes our side: the peer reads what was written, then the end.
+    pub fn shut_down(&self) -> io::Result<()> {
+        match &*self.half {
+            WriteHalf::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            WriteHalf::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            WriteHalf::Closed => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// What can go wrong between the wire and who takes the bytes.
+#[derive(Debug)]
+pub enum ReadError<E> {
+    Socket(io::Error),
+    Tls(rustls::Error),
+    Taker(E),
+}
+
+enum ReadHalf {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
+    Done,
+}
+
+enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
+    Closed,
+}
+
+impl WriteHalf {
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, slices) {
+            (Self::Tcp(half), [one]) => half.try_write(one),
+            (Self::Tcp(half), _) => half.try_write_vectored(slices),
+            (Self::Unix(half), [one]) => half.try_write(one),
+            (Self::Unix(half), _) => half.try_write_vectored(slices),
+            (Self::Closed, _) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+fn flush_tls(tls: &mut rustls::Connection, half: &WriteHalf) -> io::Result<()> {
+    struct Wire<'a>(&'a WriteHalf);
+    impl Write for Wire<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.try_write(&[IoSlice::new(bytes)])
+        }
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.0.try_write(slices)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    while tls.wants_write() {
+        tls.write_tls(&mut Wire(half))?;
+    }
+    Ok(())
+}
+
+/// One read brings at most this much; a thread has one such buffer whatever the number of its connections.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Decrypted bytes are handed on in pieces of this size.
+const PLAIN_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+}
