@@ -95,8 +95,9 @@ struct Load<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Publishers connect, then play alone until each has sent a keyframe or two.
+    /// Publishers connect.
     Publishers,
+    /// They are alone for a while.
     Lead,
     /// Everybody else connects.
     Ramp,
@@ -453,7 +454,8 @@ impl<'a> Load<'a> {
     }
 
     fn lead(&self) -> Duration {
-        if self.plan.publish { LEAD } else { Duration::ZERO }
+        let gop = Duration::from_secs_f64(self.plan.shape.gop_seconds).min(MAX_LEAD);
+        if self.plan.publish { gop + LEAD } else { Duration::ZERO }
     }
 
     fn ramp_time(&self, connections: usize) -> Duration {
@@ -568,8 +570,9 @@ const TIMER: u64 = u64::MAX;
 const READ_BUFFER: usize = 256 * 1024;
 /// A publisher that cannot get rid of this much is not publishing any more: minutes of a usual stream.
 const MAX_UNSENT: usize = 64 << 20;
-/// Publishers are ahead of the players by more than a frame, so that the server has something to cache.
-const LEAD: Duration = Duration::from_secs(1);
+/// Publishers are ahead of the players by a whole GOP and a little: what the server caches is there, and in its memory, by then.
+const LEAD: Duration = Duration::from_millis(500);
+const MAX_LEAD: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(100);
 const CONNECT_TICK_NS: u64 = 1_000_000;
 const MAX_COMPLAINTS: usize = 5;
