@@ -269,4 +269,4 @@ fn is_missing_ipv6(listen: &Listen, error: &io::Error) -> bool {
 }
 
 /// How long the end of the process waits for peers to read the last words and close.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_secs(1);

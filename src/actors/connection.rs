@@ -467,8 +467,10 @@ impl Connection {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         let sight = {
-            let output = self.output.borrow();
+            let mut output = self.output.borrow_mut();
+            let in_tls = self.port.tls.is_some() && (!output.socket().is_tls() || output.socket().is_handshaking());
             Sight {
+                in_tls,
                 received: self.received,
                 written: output.written(),
                 waits: output.is_blocked(),
@@ -538,15 +540,16 @@ impl Actor for Connection {
         self.record.bytes_sent = sent;
         self.record.duration = lasted;
         let (id, client, received) = (self.id, self.client(), self.received);
-        if let Some(place) = &self.place {
-            let SessionRecord { app, name, .. } = &*self.record;
-            let seconds = lasted.as_secs();
-            info!(connection = id, client, app, name, received, sent, seconds, reason, "disconnect");
-            self.record.reason = reason;
-            place.venue.access_log.write(&self.record);
+        let SessionRecord { app, name, .. } = &*self.record;
+        if self.record.milestones.connect.is_some() {
+            info!(connection = id, client, app, name, received, sent, seconds = lasted.as_secs(), reason, "disconnect");
         } else {
-            // Health checks and port scanners reach no application: they are no sessions, and fill no log.
+            // Health checks and port scanners ask for nothing: they are no sessions, and fill no log.
             debug!(connection = id, client, received, sent, reason, "disconnect");
+        }
+        self.record.reason = reason;
+        if let Some(place) = &self.place {
+            place.venue.access_log.write(&self.record);
         }
         self.link.set_reason(ExitReason::Stopped);
     }

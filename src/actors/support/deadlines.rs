@@ -49,12 +49,15 @@ pub struct Sight {
     pub midway: bool,
     /// Audio and video messages received since the beginning.
     pub media: u64,
+    /// TLS is still shaking hands.
+    pub in_tls: bool,
 }
 
 /// The times that hold on this connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     pub first_byte: Duration,
+    pub tls: Duration,
     pub handshake: Duration,
     pub connect: Duration,
     pub command: Duration,
@@ -81,6 +84,8 @@ pub enum Verdict {
 pub enum Reason {
     #[error("nothing came")]
     Silent,
+    #[error("TLS handshake not finished in time")]
+    Tls,
     #[error("handshake not finished in time")]
     Handshake,
     #[error("no connect in time")]
@@ -109,6 +114,7 @@ impl Times {
     pub fn new(limits: &Limits, rtmp: &RtmpOptions) -> Self {
         Self {
             first_byte: FIRST_BYTE.min(limits.handshake_timeout),
+            tls: limits.tls_handshake_timeout,
             handshake: limits.handshake_timeout.min(rtmp.timeout),
             connect: limits.connect_timeout,
             command: limits.command_timeout,
@@ -162,6 +168,7 @@ impl Deadlines {
         let silent = now.saturating_sub(self.received_at);
         let stuck = now.saturating_sub(self.written_at);
         let overdue = match self.stage {
+            Stage::Silent | Stage::Handshake if sight.in_tls && in_stage >= times.tls => Some(Reason::Tls),
             Stage::Silent if in_stage >= times.first_byte => Some(Reason::Silent),
             Stage::Handshake if in_stage >= times.handshake => Some(Reason::Handshake),
             Stage::Connect if in_stage >= times.connect => Some(Reason::Connect),
@@ -261,6 +268,13 @@ mod tests {
         assert_eq!(closed_after(Stage::Connect, quiet), Some((5, Reason::Connect)));
         assert_eq!(closed_after(Stage::Command, quiet), Some((10, Reason::Command)));
         assert_eq!(closed_after(Stage::Closing, quiet), Some((1, Reason::Closed)));
+    }
+
+    #[test]
+    fn a_tls_handshake_has_a_deadline_of_its_own() {
+        let shaking = Sight { in_tls: true, ..Sight::default() };
+        assert_eq!(closed_after(Stage::Silent, shaking), Some((3, Reason::Tls)));
+        assert_eq!(closed_after(Stage::Handshake, shaking), Some((3, Reason::Tls)));
     }
 
     #[test]
