@@ -21,11 +21,7 @@ use bytes::Bytes;
 use super::{
     live_stream::{CatchUp, Deliver, LiveStream, Subscribe, Unsubscribe},
     router::Opened,
-    support::{
-        directory::StreamCounters,
-        outbox::Progress,
-        output::{Output, SharedOutput},
-    },
+    support::{directory::StreamCounters, outbox::Progress, output::SharedOutput},
 };
 
 /// One ear of a stream, for all its players on this arbiter.
@@ -86,9 +82,9 @@ impl Seat {
         Self { player, output, begin_words, end_words, to, begun: false }
     }
 
-    /// Writes, and tells the connection what only it can deal with.
-    fn write(&self, output: &mut Output) {
-        match output.write() {
+    /// Tells the connection what only it can deal with.
+    fn note(&self, written: io::Result<Progress>) {
+        match written {
             Ok(Progress::Done) => {}
             // Once until the connection resumes, or once for ever: both are rare, and neither may get lost.
             Ok(Progress::Blocked) => self.to.do_send(PlayerNotice::Blocked),
@@ -157,9 +153,7 @@ impl Handler<Deliver> for Audience {
         match message {
             Deliver::Media { batch, gap } => {
                 for seat in seats.iter().filter(|seat| seat.begun) {
-                    let mut output = seat.output.borrow_mut();
-                    output.offer(&batch, gap);
-                    seat.write(&mut output);
+                    seat.note(seat.output.borrow_mut().send(&batch, gap));
                 }
             }
             Deliver::Begin { listener, burst } => {
@@ -168,7 +162,7 @@ impl Handler<Deliver> for Audience {
                         seat.begun = true;
                         let mut output = seat.output.borrow_mut();
                         output.begin(seat.begin_words.clone(), &burst);
-                        seat.write(&mut output);
+                        seat.note(output.write());
                     }
                 }
             }
@@ -177,7 +171,7 @@ impl Handler<Deliver> for Audience {
                     seat.begun = false;
                     let mut output = seat.output.borrow_mut();
                     output.control(seat.end_words.clone());
-                    seat.write(&mut output);
+                    seat.note(output.write());
                     seat.to.do_send(PlayerNotice::Ended);
                 }
             }

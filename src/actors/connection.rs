@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -413,7 +414,8 @@ impl Connection {
     }
 
     fn wait_writable(&mut self, ctx: &mut Context<Self>) {
-        let writable = self.output.borrow().writable();
+        let output = Rc::clone(&self.output);
+        let writable = poll_fn(move |task| output.borrow().poll_writable(task));
         ctx.spawn(writable.into_actor(self).map(|ready, connection, ctx| {
             connection.output.borrow_mut().resume();
             match ready {

@@ -127,6 +127,11 @@ impl SendQueue {
         }
     }
 
+    /// Nothing waits and nothing is held back: the next batch would go straight through.
+    pub fn is_clear(&self) -> bool {
+        self.items.is_empty() && self.gate.is_open()
+    }
+
     /// Something between the stream and here was lost: nothing that depends on it may follow.
     pub fn gap(&mut self) {
         self.drops.skips += 1;

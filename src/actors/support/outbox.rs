@@ -25,6 +25,21 @@ impl Outbox {
         }
     }
 
+    /// Writes bytes that need not wait behind others: for an empty outbox. Only what the socket does not take is kept.
+    pub fn write_through(&mut self, bytes: &Bytes, socket: &mut Writes) -> io::Result<Progress> {
+        let taken = match socket.try_write(&[IoSlice::new(bytes)]) {
+            Ok(taken) => taken,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(error) => return Err(error),
+        };
+        self.written += taken as u64;
+        if taken == bytes.len() {
+            return Ok(Progress::Done);
+        }
+        self.push(bytes.slice(taken..));
+        Ok(Progress::Blocked)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

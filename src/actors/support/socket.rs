@@ -5,7 +5,6 @@ use std::{
     io::{self, IoSlice, Read, Write},
     net::Shutdown,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -21,11 +20,11 @@ pub fn split(raw: RawSocket) -> io::Result<(Reads, Writes)> {
     Ok(match raw {
         RawSocket::Tcp(stream) => {
             let (read, write) = TcpStream::from_std(stream)?.into_split();
-            (Reads { half: ReadHalf::Tcp(read) }, Writes { half: Rc::new(WriteHalf::Tcp(write)), tls: None })
+            (Reads { half: ReadHalf::Tcp(read) }, Writes { half: WriteHalf::Tcp(write), tls: None })
         }
         RawSocket::Unix(stream) => {
             let (read, write) = UnixStream::from_std(stream)?.into_split();
-            (Reads { half: ReadHalf::Unix(read) }, Writes { half: Rc::new(WriteHalf::Unix(write)), tls: None })
+            (Reads { half: ReadHalf::Unix(read) }, Writes { half: WriteHalf::Unix(write), tls: None })
         }
     })
 }
@@ -86,14 +85,14 @@ pub fn with_scratch<R>(len: usize, take: impl FnOnce(&[u8]) -> R) -> R {
 
 /// The writing half, and the TLS state where there is one.
 pub struct Writes {
-    half: Rc<WriteHalf>,
+    half: WriteHalf,
     tls: Option<Box<rustls::Connection>>,
 }
 
 impl Writes {
     /// For a connection that never came to be: nothing can be written.
     pub fn closed() -> Self {
-        Self { half: Rc::new(WriteHalf::Closed), tls: None }
+        Self { half: WriteHalf::Closed, tls: None }
     }
 
     /// From here on the socket speaks TLS.
@@ -109,7 +108,7 @@ impl Writes {
         self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
-    /// Writes what the socket takes now. `WouldBlock` means: wait for [`Writes::writable`].
+    /// Writes what the socket takes now. `WouldBlock` means: wait for [`Writes::poll_writable`].
     pub fn try_write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.half.try_write(slices) };
         flush_tls(tls, &self.half)?;
@@ -168,21 +167,18 @@ impl Writes {
         }
     }
 
-    /// Resolves when the socket takes bytes again.
-    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + 'static {
-        let half = Rc::clone(&self.half);
-        async move {
-            match &*half {
-                WriteHalf::Tcp(half) => half.writable().await,
-                WriteHalf::Unix(half) => half.writable().await,
-                WriteHalf::Closed => Err(io::ErrorKind::BrokenPipe.into()),
-            }
+    /// Ready when the socket takes bytes again.
+    pub fn poll_writable(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.half {
+            WriteHalf::Tcp(half) => half.as_ref().poll_write_ready(task),
+            WriteHalf::Unix(half) => half.as_ref().poll_write_ready(task),
+            WriteHalf::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
     /// Closes our side: the peer reads what was written, then the end.
     pub fn shut_down(&self) -> io::Result<()> {
-        match &*self.half {
+        match &self.half {
             WriteHalf::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
             WriteHalf::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
             WriteHalf::Closed => Err(io::ErrorKind::BrokenPipe.into()),

@@ -31,8 +31,13 @@ impl PlayForm {
 
     /// The bytes of a whole batch.
     pub fn batch(&self, batch: &Batch) -> Bytes {
-        let shared = self.style().and_then(|style| batch.wire(style, |packets| self.build_and_keep(packets, style)));
-        shared.cloned().unwrap_or_else(|| self.build(batch.packets()))
+        self.shared(batch).cloned().unwrap_or_else(|| self.build(batch.packets()))
+    }
+
+    /// The bytes of a whole batch, where they are those that all players share.
+    pub fn shared<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
+        let style = self.style()?;
+        batch.wire(style, |packets| self.build_and_keep(packets, style))
     }
 
     /// The bytes of one packet.
