@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::health::unharmed;
 use common::peer::{AAC_CONFIG, AVC_CONFIG, Next, RtmpPeer, avc_frame, avc_frame_number, is_keyframe};
 use common::server::TestServer;
+use common::stream::{Publishing, frame_numbers};
 use common::wire::{self, Amf, Message};
 use nix::sys::signal::Signal;
 
@@ -270,36 +271,6 @@ fn terminate_ends_everything_at_once() {
 }
 
 // --- shared ----------------------------------------------------------------------------------------------------------------------
-
-struct Publishing {
-    peer: RtmpPeer,
-    msid: u32,
-}
-
-impl Publishing {
-    fn start(server: &TestServer, name: &str) -> Self {
-        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", name);
-        peer.set_chunk_size(65_536);
-        peer.send_video(msid, 0, AVC_CONFIG);
-        Self { peer, msid }
-    }
-
-    fn send_frames(&mut self, numbers: std::ops::Range<u32>) {
-        for number in numbers {
-            self.peer.send_video(self.msid, number * 40, &avc_frame(number % 25 == 0, number, 500));
-        }
-    }
-}
-
-/// The numbers of the next video frames.
-fn frame_numbers(player: &mut RtmpPeer, count: usize) -> Vec<u32> {
-    let mut numbers = Vec::new();
-    player.expect("frames", |message| {
-        numbers.extend(avc_frame_number(&message.payload).filter(|_| message.kind == wire::VIDEO));
-        (numbers.len() >= count).then_some(())
-    });
-    numbers
-}
 
 fn is_slow_close(line: &str) -> bool {
     line.contains("full") && line.contains("slow")
