@@ -263,7 +263,7 @@ impl Connection {
             self.local = said.destination.or(self.local);
             self.record.remote = self.peer;
             self.record.local = self.local;
-            self.presence = self.house.census.admit(Some(source.ip()), self.opened + now)?;
+            self.presence.identify(source.ip(), self.opened + now)?;
         }
         Ok(())
     }

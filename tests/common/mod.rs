@@ -4,6 +4,7 @@
 //! - [`wire`]: RTMP bytes, written and read by this harness's own code, so that a bug in livemill's cannot hide itself.
 //! - [`peer`]: a blocking RTMP client over it; legal by default, as rude as a test wants.
 //! - [`health`]: a publisher and a player beside a test that must never notice it.
+//! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`wait`]: conditions with a deadline.
 
@@ -16,6 +17,7 @@ pub mod health;
 pub mod peer;
 pub mod playing;
 pub mod server;
+pub mod stream;
 pub mod tools;
 pub mod wait;
 pub mod wire;

@@ -95,19 +95,8 @@ impl Census {
         if before >= inner.max_connections {
             return Err(Crowded::Connections { max: inner.max_connections });
         }
-        if let Some(address) = address.map(|address| address.to_canonical()) {
-            let mut tally = inner.by_address.entry(address).or_default();
-            let rate = inner.limits.connection_rate;
-            if !is_spared(address) && !tally.take_token(rate.per_second, rate.burst, now) {
-                return Err(Crowded::Rate { per_second: rate.per_second });
-            }
-            let bound = inner.limits.max_connections_per_address;
-            let is_bound = bound.max > 0 && (bound.is_written || !is_spared(address));
-            if is_bound && tally.connections >= bound.max {
-                return Err(Crowded::FromAddress { max: bound.max });
-            }
-            tally.connections += 1;
-            presence.address = Some(address);
+        if let Some(address) = address {
+            presence.identify(address, now)?;
         }
         Ok(presence)
     }
@@ -147,6 +136,29 @@ impl Census {
     /// Forgets addresses that have nothing here any more and whose past does not matter any more.
     pub fn sweep(&self, now: Duration) {
         self.0.by_address.retain(|_, tally| !tally.is_idle(now));
+    }
+}
+
+impl Presence {
+    /// Counts the connection for this address as well, or says which bound it would pass. A proxy says late who calls;
+    /// the connection itself has been counted then.
+    pub fn identify(&mut self, address: IpAddr, now: Duration) -> Result<(), Crowded> {
+        let limits = &self.census.0.limits;
+        let address = address.to_canonical();
+        let mut tally = self.census.0.by_address.entry(address).or_default();
+        let rate = limits.connection_rate;
+        if !is_spared(address) && !tally.take_token(rate.per_second, rate.burst, now) {
+            return Err(Crowded::Rate { per_second: rate.per_second });
+        }
+        let bound = limits.max_connections_per_address;
+        let is_bound = bound.max > 0 && (bound.is_written || !is_spared(address));
+        if is_bound && tally.connections >= bound.max {
+            return Err(Crowded::FromAddress { max: bound.max });
+        }
+        tally.connections += 1;
+        drop(tally);
+        self.address = Some(address);
+        Ok(())
     }
 }
 
