@@ -1,20 +1,14 @@
 //! A healthy stream beside a test: a publisher and a player who must never notice what else happens on the server.
-//!
-//! Held up is what the server held up. A busy machine keeps threads waiting for a core, and that is nobody's fault here:
-//! the kernel counts it, and it is taken off ([`CoreWait`]).
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Pid, gettid};
-
+use super::core_wait::{CoreWait, Moment};
 use super::peer::{AVC_CONFIG, Next, RtmpPeer, avc_frame, avc_frame_number};
-use super::server::{TICKS_PER_SECOND, TestServer};
+use super::server::TestServer;
 use super::{wait, wire};
 
 /// Runs `case` with a healthy stream beside it, then asserts that the stream lost nothing and was not held up, that the server
@@ -38,13 +32,6 @@ pub struct HealthyStream {
 
 /// When each frame was sent, or arrived.
 type Frames = Arc<Mutex<BTreeMap<u32, Moment>>>;
-
-/// A time, and how long the threads that a frame passes through had waited for a core until then.
-#[derive(Clone, Copy)]
-struct Moment {
-    at: Instant,
-    core_wait: Duration,
-}
 
 impl HealthyStream {
     /// Returns when frames flow and the server's use of memory and descriptors has been noted.
@@ -159,54 +146,6 @@ impl Drop for HealthyStream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
     }
-}
-
-impl Moment {
-    /// The time since `earlier`, without what was spent waiting for a core.
-    fn later_than(self, earlier: Self) -> Duration {
-        let waited = self.core_wait.saturating_sub(earlier.core_wait);
-        self.at.saturating_duration_since(earlier.at).saturating_sub(waited)
-    }
-}
-
-/// How long the server's threads and ours were ready to run and had no core to run on, as the kernel counts it.
-struct CoreWait {
-    server: u32,
-    ours: Mutex<Vec<Pid>>,
-}
-
-impl CoreWait {
-    fn new(server: u32) -> Self {
-        Self { server, ours: Mutex::default() }
-    }
-
-    fn add_this_thread(&self) {
-        self.ours.lock().expect("no other thread panics").push(gettid());
-    }
-
-    fn now(&self) -> Moment {
-        let at = Instant::now();
-        let folder = format!("/proc/{}/task", self.server);
-        let servers = fs::read_dir(folder).into_iter().flatten().flatten().map(|thread| thread.path());
-        let ours = self.ours.lock().expect("no other thread panics").clone();
-        let ours = ours.into_iter().map(|id| format!("/proc/self/task/{id}").into());
-        let waited = servers.chain(ours).map(|thread: PathBuf| run_delay(&thread)).sum::<Duration>();
-        Moment { at, core_wait: waited + stolen() }
-    }
-}
-
-/// What one thread has waited for a core; nothing where the kernel does not say.
-fn run_delay(thread: &Path) -> Duration {
-    let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-    let nanoseconds = text.split_whitespace().nth(1).and_then(|number| number.parse().ok());
-    Duration::from_nanos(nanoseconds.unwrap_or(0))
-}
-
-/// What the machine below this one has taken from its cores.
-fn stolen() -> Duration {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: u64 = text.split_whitespace().nth(8).and_then(|number| number.parse().ok()).unwrap_or(0);
-    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
 const APP: &str = "live";
