@@ -19,7 +19,10 @@ use super::{
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
     log::access::{AccessLog, AccessLogs},
-    protocol::rtmp::{limits::SessionLimits, server::SessionConfig},
+    protocol::{
+        amf,
+        rtmp::{limits::SessionLimits, server::SessionConfig},
+    },
 };
 
 /// Shared by all connections; holds no state of its own but counts.
@@ -102,7 +105,11 @@ impl Floor {
         let venue = |application: &Arc<Application>| {
             let live = application.live_options.clone();
             Arc::new(Venue {
-                rules: Arc::new(Rules { live, cork: server.rtmp.out_cork }),
+                rules: Arc::new(Rules {
+                    live,
+                    cork: server.rtmp.out_cork,
+                    amf: amf_limits(limits, limits.amf_max_data_string),
+                }),
                 access_log: logs.of(&application.access_log),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),
@@ -129,10 +136,20 @@ fn session_config(server: &Server, limits: &Limits) -> SessionConfig {
             max_streams: limits.max_message_streams as usize,
             control_per_second: limits.max_control_rate,
             courtesies_per_second: limits.max_unknown_command_rate,
+            amf_command: amf::Limits {
+                values: amf::Limits::COMMAND.values.min(limits.amf_max_values),
+                ..amf_limits(limits, limits.amf_max_string)
+            },
+            amf_data: amf_limits(limits, limits.amf_max_data_string),
             ..usual.limits.clone()
         },
         ..usual
     }
+}
+
+fn amf_limits(limits: &Limits, string_bytes: usize) -> amf::Limits {
+    let usual = amf::Limits::DATA;
+    amf::Limits { depth: limits.amf_max_depth, values: limits.amf_max_values, string_bytes, ..usual }
 }
 
 /// A TLS handshake in progress: counted until this is dropped.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::protocol::amf;
+
 /// The bounds of one session. Each is far above what known clients do, and low enough that a hostile peer is only a nuisance.
 #[derive(Debug, Clone)]
 pub struct SessionLimits {
@@ -35,6 +37,9 @@ pub struct SessionLimits {
     pub max_unknown_messages: u32,
     /// Media on message streams that do not publish.
     pub max_stray_media: u32,
+    /// What the AMF values of a command may be, and of metadata and data.
+    pub amf_command: amf::Limits,
+    pub amf_data: amf::Limits,
     /// Commands in an order that makes no sense, such as publish before connect.
     pub max_strikes: u32,
 }
@@ -58,6 +63,8 @@ impl Default for SessionLimits {
             max_unknown_messages: 100,
             max_stray_media: 100,
             max_strikes: 3,
+            amf_command: amf::Limits::COMMAND,
+            amf_data: amf::Limits::DATA,
         }
     }
 }

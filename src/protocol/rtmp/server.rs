@@ -543,7 +543,7 @@ impl ServerSession {
             self.counters.bad_data += 1;
             return Ok(());
         }
-        match DataMessage::parse(kind, &payload) {
+        match DataMessage::parse(kind, &payload, &self.config.limits.amf_data) {
             Ok(DataMessage::Metadata(payload)) => self.metadata(msid, time, payload),
             Ok(DataMessage::Event { payload, .. }) => self.events.push_back(ServerEvent::Data { msid, time, payload }),
             Ok(DataMessage::Nothing) => {}
@@ -580,7 +580,9 @@ impl ServerSession {
     }
 
     fn command(&mut self, message: Message) -> Result<(), SessionError> {
-        let Some(command) = Command::parse(&message.payload)? else { return Err(SessionError::NoCommand) };
+        let Some(command) = Command::parse(&message.payload, &self.config.limits.amf_command)? else {
+            return Err(SessionError::NoCommand);
+        };
         let msid = message.msid;
         let connected = matches!(self.phase, Phase::Connected);
         match command.name.to_ascii_lowercase().as_str() {
