@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::core_wait::CoreWait;
 use common::fixtures::Fixture;
