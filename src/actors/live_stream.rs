@@ -235,7 +235,10 @@ impl LiveStream {
         };
         if let Some(packet) = packet {
             self.cache.push(&packet);
-            self.gather.push(packet, now);
+            // Before the first audio or video nobody has been told of this publisher: who waits is told with the burst.
+            if self.is_active() {
+                self.gather.push(packet, now);
+            }
         }
     }
 
@@ -342,7 +345,7 @@ impl LiveStream {
 
     fn begin_playing(&mut self) {
         info!(stream = %self.key, "live");
-        self.tell(&Deliver::Begin { listener: None, burst: Arc::new([]) });
+        self.tell(&Deliver::Begin { listener: None, burst: self.burst() });
     }
 
     fn end_publisher(&mut self) {
@@ -648,6 +651,29 @@ mod tests {
         assert_eq!(player.next().await, []);
         let resumed = player.next().await;
         assert!(resumed[0].1 > 40, "{resumed:?}");
+    }
+
+    #[actix::test]
+    async fn who_waits_is_given_metadata_that_came_long_before_the_first_frame_and_once() {
+        tokio::time::pause();
+        for before in [1500, 10] {
+            let stream = stream(Live { meta: Meta::Copy, ..Live::default() });
+            let mut player = Player::join(&stream, 7).await;
+            publish(&stream, 1).await.expect("the name is free");
+            send(&stream, 1, &[(Medium::Metadata, 0, b"size")]).await;
+            tokio::time::sleep(Duration::from_millis(before)).await;
+            send(&stream, 1, &[(Medium::Video, 0, AVC_CONFIG), (Medium::Video, 0, KEY)]).await;
+            let mut told = Vec::new();
+            while told.last().is_none_or(|&(kind, _)| kind != PacketKind::Key) {
+                let begin = matches!(player.seen.recv().await, Some(Deliver::Begin { burst, .. }) if {
+                    told.extend(burst.iter().map(|p| (p.kind(), p.time_ms())));
+                    true
+                });
+                assert!(begin, "nothing is told before the begin");
+                told.extend(player.next().await);
+            }
+            assert_eq!(told, [(PacketKind::Metadata, 0), (PacketKind::Config, 0), (PacketKind::Key, 0)]);
+        }
     }
 
     #[actix::test]
