@@ -21,7 +21,7 @@ use bytes::Bytes;
 use super::{
     live_stream::{CatchUp, Deliver, LiveStream, Subscribe, Unsubscribe},
     router::Opened,
-    support::{directory::StreamCounters, outbox::Progress, output::SharedOutput},
+    support::{counters::StreamCounters, outbox::Progress, output::SharedOutput},
 };
 
 /// One ear of a stream, for all its players on this arbiter.

@@ -21,8 +21,8 @@ use tracing::{debug, info, warn};
 use super::{
     audience::{PlayerNotice, Ticket},
     house::{House, TlsHandshake, Venue},
-    listener::Port,
     live_stream::{EndPublish, Incoming, Ingest, LiveStream, Medium, Replaced},
+    port::Port,
     support::{
         census::{Crowded, Presence, Publishing},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::support::{
-    directory::StreamCounters,
+    counters::StreamCounters,
     link::{ExitReason, Link},
 };
 use crate::{

@@ -423,7 +423,7 @@ static CORE: &[Row] = &[
     row("rtmp", ALL, ROOT, Block(0, ""), "", Works).here(),
     row("server", ALL, M, Block(0, ""), "", Works).many_here(),
     row("application", ALL, S, Block(1, "name"), "", Works).many_here(),
-    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2; `fastopen` and `deferred` save nothing here and have no effect"))
+    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2; `fastopen` and `deferred` have no effect"))
         .because("as in W: a server without listen takes *:1935")
         .many_here(),
     row("server_name", "WXP", S, Words(1, 255), "", Works).many_here(),
