@@ -64,7 +64,7 @@ fn times_beyond_three_bytes_are_repeated_unless_play_time_fix_is_off() {
         let (mut player, _) = playing(server.port(), "live", "name");
         let mut publisher = Publishing::start(&server, "name");
         publisher.video(0, true, 0);
-        player.expect("the first frame", |message| frame_number(message));
+        player.expect("the first frame", frame_number);
         let frame = [&avc_frame(true, 1, 5)[..], &[0x5a; 986]].concat();
         publisher.peer.send_video(publisher.msid, time, &frame);
         let mut bytes = Vec::new();
@@ -121,7 +121,7 @@ fn unmerged_frames_come_as_they_are_published() {
         for number in 1..5 {
             let sent = Instant::now();
             publisher.video(number * 40, false, number);
-            player.expect("the frame", |message| frame_number(message).filter(|came| *came == number));
+            player.expect("the frame", frame_number.filter(|came| *came == number));
             assert!(sent.elapsed() < Duration::from_millis(250), "{options}: {:?}", sent.elapsed());
         }
     }
@@ -260,7 +260,7 @@ fn started(server: &TestServer) -> (RtmpPeer, Publishing) {
     let (mut player, _) = playing(server.port(), "live", "name");
     let mut publisher = Publishing::start(server, "name");
     publisher.video(0, true, 0);
-    player.expect("the first frame", |message| frame_number(message));
+    player.expect("the first frame", frame_number);
     (player, publisher)
 }
 
@@ -280,5 +280,7 @@ fn narrow_player(port: u16) -> RtmpPeer {
 }
 
 fn server(options: &str) -> TestServer {
-    TestServer::start(&format!("rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"))
+    TestServer::start(&format!(
+        "rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"
+    ))
 }
