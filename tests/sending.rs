@@ -121,7 +121,7 @@ fn unmerged_frames_come_as_they_are_published() {
         for number in 1..5 {
             let sent = Instant::now();
             publisher.video(number * 40, false, number);
-            player.expect("the frame", frame_number.filter(|came| *came == number));
+            player.expect("the frame", |message| frame_number(message).filter(|came| *came == number));
             assert!(sent.elapsed() < Duration::from_millis(250), "{options}: {:?}", sent.elapsed());
         }
     }
