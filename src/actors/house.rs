@@ -19,7 +19,10 @@ use super::{
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
     log::access::{AccessLog, AccessLogs},
-    protocol::rtmp::{limits::SessionLimits, server::SessionConfig},
+    protocol::{
+        amf,
+        rtmp::{limits::SessionLimits, server::SessionConfig},
+    },
 };
 
 /// Shared by all connections; holds no state of its own but counts.
@@ -102,7 +105,7 @@ impl Floor {
         let venue = |application: &Arc<Application>| {
             let live = application.live_options.clone();
             Arc::new(Venue {
-                rules: Arc::new(Rules { live, cork: server.rtmp.out_cork }),
+                rules: Arc::new(Rules { live, cork: server.rtmp.out_cork, metadata_values: metadata_values(limits) }),
                 access_log: logs.of(&application.access_log),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),
@@ -112,6 +115,25 @@ impl Floor {
             venues: server.applications.iter().map(venue).collect(),
             session: Arc::new(session_config(server, limits)),
         }
+    }
+}
+
+/// Commands need far fewer values than metadata: what is written can only lower their number.
+fn command_values(limits: &Limits) -> amf::Limits {
+    amf::Limits {
+        depth: limits.amf_max_depth,
+        values: limits.amf_max_values.min(amf::Limits::COMMAND.values),
+        string_bytes: limits.amf_max_string,
+        ..amf::Limits::COMMAND
+    }
+}
+
+fn metadata_values(limits: &Limits) -> amf::Limits {
+    amf::Limits {
+        depth: limits.amf_max_depth,
+        values: limits.amf_max_values,
+        string_bytes: limits.amf_max_data_string,
+        ..amf::Limits::DATA
     }
 }
 
@@ -125,6 +147,9 @@ fn session_config(server: &Server, limits: &Limits) -> SessionConfig {
         limits: SessionLimits {
             max_message_before: limits.max_message_before_publish,
             max_message: rtmp.max_message,
+            max_pending: (limits.max_pending_bytes != Limits::default().max_pending_bytes)
+                .then_some(limits.max_pending_bytes),
+            command_values: command_values(limits),
             max_csids: rtmp.max_streams as usize,
             max_streams: limits.max_message_streams as usize,
             control_per_second: limits.max_control_rate,

@@ -29,6 +29,7 @@ use crate::{
         timeline::{Notice, Timeline, TimelineRules},
     },
     protocol::{
+        amf,
         flv::tag::{self, Reading},
         rtmp::metadata,
     },
@@ -55,6 +56,8 @@ pub struct Rules {
     pub live: Live,
     /// Packets that end a merge early.
     pub cork: Option<usize>,
+    /// What the values of metadata may cost.
+    pub metadata_values: amf::Limits,
 }
 
 /// Somebody wants to publish here. The answer is the last word on whether the name is free.
@@ -282,7 +285,7 @@ impl LiveStream {
         let body = match self.rules.live.meta {
             Meta::Off => return None,
             Meta::Copy => message.body.clone(),
-            Meta::On => match metadata::for_players(&message.body) {
+            Meta::On => match metadata::for_players(&message.body, &self.rules.metadata_values) {
                 Ok(body) => body,
                 Err(error) => {
                     self.counters.refused_messages.fetch_add(1, Ordering::Relaxed);
@@ -550,7 +553,7 @@ mod tests {
     fn stream(live: Live) -> Addr<LiveStream> {
         let key = StreamKey::parse("default", "live", "test").expect("a good name");
         let link = Link::new(1, Parent.start().recipient());
-        LiveStream::new(key, Arc::new(Rules { live, cork: None }), Arc::default(), link).start()
+        LiveStream::new(key, Arc::new(Rules { live, cork: None, metadata_values: amf::Limits::DATA }), Arc::default(), link).start()
     }
 
     async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {

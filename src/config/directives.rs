@@ -423,7 +423,7 @@ static CORE: &[Row] = &[
     row("rtmp", ALL, ROOT, Block(0, ""), "", Works).here(),
     row("server", ALL, M, Block(0, ""), "", Works).many_here(),
     row("application", ALL, S, Block(1, "name"), "", Works).many_here(),
-    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2"))
+    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2; `fastopen=` and `deferred` change nothing"))
         .because("as in W: a server without listen takes *:1935")
         .many_here(),
     row("server_name", "WXP", S, Words(1, 255), "", Works).many_here(),
@@ -527,11 +527,11 @@ static LIVE: &[Row] = &[
     own("gop_max_bytes", MSA, Size, "16m", "a stream whose GOP is larger waits for its next keyframe"),
     own("gop_max_time", MSA, Time, "20s", "encoders with no keyframe at all would fill any memory"),
     row("cache_time", "XP", MSA, Time, "0", Works).because("the latest GOP only"),
-    row("send_all", "XP", MSA, Flag, "off", Works),
+    row("send_all", "XP", MSA, Flag, "off", NoEffect("the whole cache is always sent at once")),
     row("low_latency", "XP", MSA, Flag, "off", Works),
     row("zero_start", "P", MSA, Flag, "off", Works),
     row("fix_timestamp", "P", MSA, Time, "10s", Works),
-    row("hevc_codecid", "P", MSA, Number, "12", Works),
+    row("hevc_codecid", "P", MSA, Number, "12", NotYet("legacy HEVC is read under the number 12, whatever is written")),
     own("merge", MSA, Time, "0", "gathering this long saves writes and costs delay; wins over buffer"),
     own(
         "audio_hold",
@@ -579,9 +579,9 @@ static LIMITS: &[Row] = &[
     own("command_timeout", M, Time, "10s", "from connect to the first publish or play"),
     own("first_media_timeout", M, Time, "20s", "from publish to the first audio or video"),
     own("max_message_before_publish", M, Size, "64k", "commands are short; max_message holds after publish"),
-    own("max_pending_bytes", M, Size, "8m", "unfinished messages of one connection, all chunk streams together"),
+    own("max_pending_bytes", M, Size, "8m", "unfinished messages of one connection, all chunk streams together; as much as max_message unless written"),
     own("max_message_streams", M, Number, "16", "createStream without end"),
-    own("max_chunk_size", M, Size, "8m", "a peer that announces more is clamped, not believed"),
+    row("max_chunk_size", "livemill", M, Size, "8m", NoEffect("nothing has the size of a chunk: any is taken, up to the length of a message")),
     own("amf_max_depth", M, Number, "32", "nested objects"),
     own("amf_max_values", M, Number, "10000", "values in one message"),
     own("amf_max_string", M, Size, "8k", "one string of a command"),

@@ -19,7 +19,12 @@ pub struct Command {
 impl Command {
     /// Reads a message of type 20 or 17. `Ok(None)`: it holds no name.
     pub fn parse(payload: &[u8]) -> Result<Option<Self>, AmfError> {
-        let mut values = amf::decode_all(without_format(payload), &Limits::COMMAND)?.into_iter();
+        Self::parse_within(payload, &Limits::COMMAND)
+    }
+
+    /// The same under bounds of one's own.
+    pub fn parse_within(payload: &[u8], limits: &Limits) -> Result<Option<Self>, AmfError> {
+        let mut values = amf::decode_all(without_format(payload), limits)?.into_iter();
         let Some(Value::String(name)) = values.next() else { return Ok(None) };
         // Fractions, NaN and what no answer could refer to count as "no answer wanted".
         let transaction = values.next().and_then(|value| value.as_u32()).unwrap_or_default();

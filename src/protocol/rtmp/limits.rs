@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::protocol::amf;
+
 /// The bounds of one session. Each is far above what known clients do, and low enough that a hostile peer is only a nuisance.
 #[derive(Debug, Clone)]
 pub struct SessionLimits {
@@ -9,6 +11,10 @@ pub struct SessionLimits {
     pub max_message_before: usize,
     /// The longest message of an accepted publisher. A keyframe has to fit.
     pub max_message: usize,
+    /// What unfinished messages of an accepted publisher may hold together; none: as much as one message.
+    pub max_pending: Option<usize>,
+    /// What the values of one command may cost.
+    pub command_values: amf::Limits,
     /// Chunk streams in use at once.
     pub max_csids: usize,
     /// Message streams (createStream) at once.
@@ -44,6 +50,8 @@ impl Default for SessionLimits {
         Self {
             max_message_before: 64 << 10,
             max_message: super::chunk::DEFAULT_MAX_MESSAGE,
+            max_pending: None,
+            command_values: amf::Limits::COMMAND,
             max_csids: 64,
             max_streams: 16,
             max_parked: 512 << 10,

@@ -7,8 +7,8 @@ use crate::protocol::amf::{self, AmfError, Limits, Properties, Value};
 /// Takes what a publisher sent after `@setDataFrame` and writes what its players get: an ECMA array with the publisher's
 /// own properties in their order, less the values that stop a player (ffmpeg gives up on undefined, references, XML and
 /// typed objects), and the name of this server.
-pub fn for_players(published: &[u8]) -> Result<Bytes, AmfError> {
-    let values = amf::decode_all(published, &Limits::DATA)?;
+pub fn for_players(published: &[u8], limits: &Limits) -> Result<Bytes, AmfError> {
+    let values = amf::decode_all(published, limits)?;
     let mut kept: Properties = vec![("Server".to_owned(), Value::String(SERVER.to_owned()))];
     for value in &values {
         let Some(properties) = value.properties() else { continue };
@@ -54,7 +54,7 @@ mod tests {
                 ("nested".into(), Value::Object(vec![("x".into(), Value::Unsupported), ("y".into(), Value::Null)])),
             ]),
         ]);
-        let seen = amf::decode_all(&for_players(&published).unwrap(), &Limits::DATA).unwrap();
+        let seen = amf::decode_all(&for_players(&published, &Limits::DATA).unwrap(), &Limits::DATA).unwrap();
         assert_eq!(seen[0].as_str(), Some("onMetaData"));
         let Value::EcmaArray(properties) = &seen[1] else { panic!("players expect an ECMA array") };
         assert_eq!(
@@ -68,6 +68,6 @@ mod tests {
 
     #[test]
     fn what_is_not_amf_is_an_error() {
-        assert!(for_players(&[0x03, 0x00]).is_err() || for_players(&[0xFF; 9]).is_err());
+        assert!(for_players(&[0x03, 0x00], &Limits::DATA).is_err() || for_players(&[0xFF; 9], &Limits::DATA).is_err());
     }
 }

@@ -276,6 +276,7 @@ impl ServerSession {
             return Ok(());
         }
         self.transport.set_max_message(self.config.limits.max_message);
+        self.transport.set_max_pending(self.config.limits.max_pending);
         self.status(msid, "status", "NetStream.Publish.Start", "Start publishing");
         self.resume()
     }
@@ -580,7 +581,7 @@ impl ServerSession {
     }
 
     fn command(&mut self, message: Message) -> Result<(), SessionError> {
-        let Some(command) = Command::parse(&message.payload)? else { return Err(SessionError::NoCommand) };
+        let Some(command) = Command::parse_within(&message.payload, &self.config.limits.command_values)? else { return Err(SessionError::NoCommand) };
         let msid = message.msid;
         let connected = matches!(self.phase, Phase::Connected);
         match command.name.to_ascii_lowercase().as_str() {
