@@ -252,11 +252,11 @@ impl LiveStream {
                 }
                 Some(Packet::with_original(frame.track, frame.kind, placed.time_ms, frame.payload, frame.original))
             }
-            Ok(Reading::OtherTrack { original, count }) => {
+            Ok(Reading::OtherTrack { original, count, kind }) => {
                 self.counters.other_tracks.fetch_add(u64::from(count), Ordering::Relaxed);
                 let track = if video { Track::Video } else { Track::Audio };
-                let placed = self.timeline.place(track, message.time, PacketKind::OtherTrack, 0, now);
-                Some(Packet::with_original(track, PacketKind::OtherTrack, placed.time_ms, Bytes::new(), Some(original)))
+                let placed = self.timeline.place(track, message.time, kind, 0, now);
+                Some(Packet::with_original(track, kind, placed.time_ms, Bytes::new(), Some(original)))
             }
             Ok(Reading::Nothing) => None,
             Err(error) => {
