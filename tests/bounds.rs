@@ -19,7 +19,8 @@ fn a_quiet_peer_is_asked_and_stays_as_long_as_it_answers() {
     let (mut player, _) = playing(server.port(), "live", "name");
     for _ in 0..2 {
         let time = player.expect("a ping", |message| {
-            (message.kind == wire::USER_CONTROL && message.payload[..2] == [0, 6]).then(|| message.payload[2..].to_vec())
+            (message.kind == wire::USER_CONTROL && message.payload[..2] == [0, 6])
+                .then(|| message.payload[2..].to_vec())
         });
         player.send(&wire::control(wire::USER_CONTROL, &[&[0, 7][..], &time].concat()));
     }
@@ -179,10 +180,22 @@ fn max_streams_counts_chunk_streams() {
     let mut publisher = Publishing::start(&server, "name");
     // In use already: 2 and 3 for control and commands, 6 for video.
     for csid in 10..15 {
-        publisher.peer.send(&Message { csid, time: 0, kind: wire::AUDIO, msid: publisher.msid, payload: vec![0x2f, 1] });
+        publisher.peer.send(&Message {
+            csid,
+            time: 0,
+            kind: wire::AUDIO,
+            msid: publisher.msid,
+            payload: vec![0x2f, 1],
+        });
     }
     publisher.settle();
-    publisher.peer.send(&Message { csid: 15, time: 0, kind: wire::AUDIO, msid: publisher.msid, payload: vec![0x2f, 1] });
+    publisher.peer.send(&Message {
+        csid: 15,
+        time: 0,
+        kind: wire::AUDIO,
+        msid: publisher.msid,
+        payload: vec![0x2f, 1],
+    });
     until_closed(&mut publisher.peer);
 }
 

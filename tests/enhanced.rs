@@ -35,19 +35,25 @@ fn extensions_of_a_message_are_taken_off() {
         &[video(b"\x90hvc1hvcC"), video(b"\x97\x02\0\x03\xe8\x01hvc1\0\0\x50key")],
         &[b"\x90hvc1hvcC", b"\x91hvc1\0\0\x50key"],
     );
-    check(&[audio(b"\x90OpusOpusHead"), audio(b"\x97\x02\0\x03\xe8\x01Opus\xf8")], &[b"\x90OpusOpusHead", b"\x91Opus\xf8"]);
+    check(
+        &[audio(b"\x90OpusOpusHead"), audio(b"\x97\x02\0\x03\xe8\x01Opus\xf8")],
+        &[b"\x90OpusOpusHead", b"\x91Opus\xf8"],
+    );
 }
 
 #[test]
 fn players_that_announced_nothing_get_the_default_track_alone() {
-    check(&TRACKS, &[
-        b"\x90hvc1hvcC",
-        b"\xaf\0\x12\x10",
-        b"\x91hvc1\0\0\x50key",
-        b"\xaf\x01raw",
-        // Of a message with both tracks, the first.
-        b"\xa1hvc1\0\0\0both",
-    ]);
+    check(
+        &TRACKS,
+        &[
+            b"\x90hvc1hvcC",
+            b"\xaf\0\x12\x10",
+            b"\x91hvc1\0\0\x50key",
+            b"\xaf\x01raw",
+            // Of a message with both tracks, the first.
+            b"\xa1hvc1\0\0\0both",
+        ],
+    );
 }
 
 #[test]
@@ -75,11 +81,7 @@ fn players_that_announced_several_tracks_get_them_as_published() {
 
 #[test]
 fn hevc_under_number_12_stays_what_it_is_but_for_those_who_know_the_new_form() {
-    let published = [
-        video(b"\x1c\0\0\0\0hvcC"),
-        video(b"\x1c\x01\0\0\x50key"),
-        video(b"\x2c\x01\0\0\0inter"),
-    ];
+    let published = [video(b"\x1c\0\0\0\0hvcC"), video(b"\x1c\x01\0\0\x50key"), video(b"\x2c\x01\0\0\0inter")];
     check(&published, &[b"\x1c\0\0\0\0hvcC", b"\x1c\x01\0\0\x50key", b"\x2c\x01\0\0\0inter"]);
     let new: [&[u8]; 3] = [b"\x90hvc1hvcC", b"\x91hvc1\0\0\x50key", b"\xa3hvc1inter"];
     let announcements = [
@@ -176,7 +178,9 @@ fn send(publisher: &mut Publishing, messages: &[Published]) {
 
 #[track_caller]
 fn assert_bodies(messages: &[Message], expected: &[&[u8]]) {
-    let text = |bodies: &mut dyn Iterator<Item = &[u8]>| bodies.map(|body| body.escape_ascii().to_string()).collect::<Vec<_>>();
+    let text = |bodies: &mut dyn Iterator<Item = &[u8]>| {
+        bodies.map(|body| body.escape_ascii().to_string()).collect::<Vec<_>>()
+    };
     let got = text(&mut messages.iter().map(|message| message.payload.as_slice()));
     assert_eq!(got, text(&mut expected.iter().copied()));
 }

@@ -553,7 +553,13 @@ mod tests {
     fn stream(live: Live) -> Addr<LiveStream> {
         let key = StreamKey::parse("default", "live", "test").expect("a good name");
         let link = Link::new(1, Parent.start().recipient());
-        LiveStream::new(key, Arc::new(Rules { live, cork: None, metadata_values: amf::Limits::DATA }), Arc::default(), link).start()
+        LiveStream::new(
+            key,
+            Arc::new(Rules { live, cork: None, metadata_values: amf::Limits::DATA }),
+            Arc::default(),
+            link,
+        )
+        .start()
     }
 
     async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {

@@ -579,9 +579,16 @@ static LIMITS: &[Row] = &[
     own("command_timeout", M, Time, "10s", "from connect to the first publish or play"),
     own("first_media_timeout", M, Time, "20s", "from publish to the first audio or video"),
     own("max_message_before_publish", M, Size, "64k", "commands are short; max_message holds after publish"),
-    own("max_pending_bytes", M, Size, "8m", "unfinished messages of one connection, all chunk streams together; as much as max_message unless written"),
+    own(
+        "max_pending_bytes",
+        M,
+        Size,
+        "8m",
+        "unfinished messages of one connection, all chunk streams together; as much as max_message unless written",
+    ),
     own("max_message_streams", M, Number, "16", "createStream without end"),
-    row("max_chunk_size", "livemill", M, Size, "8m", NoEffect("nothing has the size of a chunk: any is taken, up to the length of a message")),
+    row("max_chunk_size", "livemill", M, Size, "8m", NoEffect("nothing has the size of a chunk: any is taken"))
+        .because("the longest message"),
     own("amf_max_depth", M, Number, "32", "nested objects"),
     own("amf_max_values", M, Number, "10000", "values in one message"),
     own("amf_max_string", M, Size, "8k", "one string of a command"),

@@ -477,7 +477,8 @@ mod tests {
             let kind = PacketKind::OtherTrackConfig { id, side };
             Packet::with_original(Track::Video, kind, 0, Bytes::new(), Some(Bytes::from_static(text.as_bytes())))
         };
-        let published = [other(1, false, "old"), other(1, true, "side"), other(2, false, "two"), other(1, false, "new")];
+        let published =
+            [other(1, false, "old"), other(1, true, "side"), other(2, false, "two"), other(1, false, "new")];
         let mut cache = filled(one_gop(), published);
         let kept: Vec<_> = cache.configs().filter_map(Packet::original).map(|body| body.to_vec()).collect();
         assert_eq!(kept, [&b"new"[..], b"side", b"two"]);

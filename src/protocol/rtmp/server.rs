@@ -581,7 +581,9 @@ impl ServerSession {
     }
 
     fn command(&mut self, message: Message) -> Result<(), SessionError> {
-        let Some(command) = Command::parse_within(&message.payload, &self.config.limits.command_values)? else { return Err(SessionError::NoCommand) };
+        let Some(command) = Command::parse_within(&message.payload, &self.config.limits.command_values)? else {
+            return Err(SessionError::NoCommand);
+        };
         let msid = message.msid;
         let connected = matches!(self.phase, Phase::Connected);
         match command.name.to_ascii_lowercase().as_str() {
