@@ -19,7 +19,8 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         house::House,
-        listener::{BoundSocket, CloseAll, Listener, Port, ReloadCertificates, StopAccepting},
+        listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
+        port::Port,
         router::Router,
         support::{
             census::Census,

@@ -101,32 +101,6 @@ fn max_message_before_publish_bounds_what_strangers_send() {
 }
 
 #[test]
-fn max_pending_bytes_bounds_unfinished_messages_together() {
-    let half = |msid: u32, csid: u32| {
-        let message = Message { csid, time: 0, kind: wire::VIDEO, msid, payload: vec![0x27; 300_000] };
-        let mut bytes = wire::chunks(65_536, &message);
-        bytes.truncate(150_000);
-        // Up to the end of a chunk, so that another chunk stream may go on.
-        bytes.truncate(12 + 2 * 65_536 + 1);
-        bytes
-    };
-    for (option, passes) in [("", true), ("max_pending_bytes 200k;", false)] {
-        let server = TestServer::start(&format!(
-            "rtmp {{ {option} server {{ listen 127.0.0.1:@port@; application live {{ live on; }} }} }}"
-        ));
-        let mut publisher = Publishing::start(&server, "name");
-        for csid in [10, 11] {
-            publisher.peer.raw.try_send(&half(publisher.msid, csid));
-        }
-        if passes {
-            publisher.settle();
-        } else {
-            until_closed(&mut publisher.peer);
-        }
-    }
-}
-
-#[test]
 fn bounds_of_amf_hold_for_commands_and_metadata() {
     let nested = |depth: usize| (0..depth).fold(Amf::Null, |inner, _| Amf::object(&[("a", inner)]));
     let cases: [(&str, Amf); 3] = [

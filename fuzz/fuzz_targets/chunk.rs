@@ -49,7 +49,7 @@ fn round_trip(mode: u8, bytes: &[u8], pieces: [u8; 3]) {
 }
 
 fn reader() -> ChunkReader {
-    ChunkReader::new(ChunkLimits { max_message: MAX_MESSAGE, ..ChunkLimits::default() })
+    ChunkReader::new(ChunkLimits { max_message: MAX_MESSAGE, max_csids: 64, max_restarts: 10 })
 }
 
 fn sizes(pieces: [u8; 3]) -> [usize; 3] {

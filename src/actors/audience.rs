@@ -17,15 +17,18 @@ use std::{
 
 use actix::prelude::*;
 use bytes::Bytes;
+use tracing::error;
 
 use super::{
     live_stream::{CatchUp, Deliver, LiveStream, Subscribe, Unsubscribe},
     router::Opened,
-    support::{directory::StreamCounters, outbox::Progress, output::SharedOutput},
+    support::{counters::StreamCounters, outbox::Progress, output::SharedOutput},
 };
 
 /// One ear of a stream, for all its players on this arbiter.
 pub struct Audience {
+    /// The id of the stream.
+    stream: u64,
     seats: Seats,
 }
 
@@ -109,7 +112,7 @@ impl Hall {
         let seats = Seats::default();
         let audience = Audience::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Audience { seats: Rc::clone(&seats) }
+            Audience { stream: stream.id(), seats: Rc::clone(&seats) }
         });
         stream.stream.do_send(Subscribe { id: subscriber, to: audience.recipient() });
         Rc::new(Self { subscriber, stream: stream.clone(), seats })
@@ -126,7 +129,7 @@ impl Drop for Ticket {
         if seats.is_empty() {
             // The stream lets go of its recipient, and with it the audience ends.
             self.house.stream.stream.do_send(Unsubscribe { id: self.house.subscriber });
-            HALLS.with_borrow_mut(|halls| halls.remove(&self.house.stream.id()));
+            forget(self.house.stream.id(), &self.house.seats);
         }
     }
 }
@@ -143,6 +146,21 @@ impl Ticket {
 
 impl Actor for Audience {
     type Context = Context<Self>;
+}
+
+/// Whoever still has a seat would wait for ever: it is told to go. That is the end of the stream, or a bug of ours.
+impl Drop for Audience {
+    fn drop(&mut self) {
+        forget(self.stream, &self.seats);
+        let Ok(seats) = self.seats.try_borrow() else { return };
+        if std::thread::panicking() {
+            error!(players = seats.len(), "an audience failed by a bug in livemill; its players are closed");
+        }
+        for seat in seats.iter() {
+            // Once in the life of a player.
+            seat.to.do_send(PlayerNotice::Broken(io::Error::other("the stream failed")));
+        }
+    }
 }
 
 impl Handler<Deliver> for Audience {
@@ -179,6 +197,17 @@ impl Handler<Deliver> for Audience {
     }
 }
 
+/// The next player opens an audience of its own, unless somebody has done so already.
+fn forget(stream: u64, seats: &Seats) {
+    // At the end of a thread there is nothing left to forget.
+    let _ = HALLS.try_with(|halls| {
+        let Ok(mut halls) = halls.try_borrow_mut() else { return };
+        if halls.get(&stream).is_some_and(|hall| Rc::ptr_eq(&hall.seats, seats)) {
+            halls.remove(&stream);
+        }
+    });
+}
+
 /// Deliveries that may wait while the arbiter is busy: about two seconds of a stream.
 const MAILBOX: usize = 64;
 
@@ -187,4 +216,33 @@ static NEXT_SUBSCRIBER: AtomicU64 = AtomicU64::new(1);
 thread_local! {
     /// The audiences of this arbiter, by the id of their stream.
     static HALLS: RefCell<HashMap<u64, Rc<Hall>>> = RefCell::default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::support::{output::Output, socket::Writes};
+    use tokio::sync::mpsc;
+
+    struct Player(mpsc::Sender<PlayerNotice>);
+    impl Actor for Player {
+        type Context = Context<Self>;
+    }
+    impl Handler<PlayerNotice> for Player {
+        type Result = ();
+        fn handle(&mut self, notice: PlayerNotice, _: &mut Self::Context) {
+            self.0.try_send(notice).expect("the test reads all of them");
+        }
+    }
+
+    #[actix::test]
+    async fn players_are_told_when_their_audience_is_gone() {
+        let (seen, mut notices) = mpsc::channel(1);
+        let output = Rc::new(RefCell::new(Output::new(Writes::closed())));
+        let seat = Seat::new(7, output, Bytes::new(), Bytes::new(), Player(seen).start().recipient());
+        let audience = Audience { stream: 1, seats: Rc::new(RefCell::new(vec![seat])) }.start();
+        drop(audience);
+        let notice = notices.recv().await;
+        assert!(matches!(notice, Some(PlayerNotice::Broken(_))), "nobody is left to write for this player");
+    }
 }

@@ -12,7 +12,6 @@ use std::{
 
 use actix::prelude::*;
 use futures_util::Stream;
-use socket2::SockRef;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
@@ -23,13 +22,12 @@ use tracing::{error, warn};
 use super::{
     connection::{Arrival, Connection, Finish},
     house::House,
+    port::Port,
     support::{
         link::{ExitReason, Exited, Link},
         socket::RawSocket,
-        tls::TlsAcceptor,
     },
 };
-use crate::config::{Endpoint, Keepalive, ListenAddress};
 
 pub struct Listener {
     house: Arc<House>,
@@ -45,12 +43,6 @@ pub struct Listener {
     refused: u64,
     /// Dropped with the listener: whoever holds the other end learns that it is gone.
     _alive: tokio::sync::oneshot::Sender<()>,
-}
-
-/// One listening address and what is behind it.
-pub struct Port {
-    pub endpoint: Endpoint,
-    pub tls: Option<TlsAcceptor>,
 }
 
 /// A socket that listens already.
@@ -112,7 +104,7 @@ impl Listener {
                 return;
             }
         };
-        if let Err(error) = prepare(&socket, &port) {
+        if let Err(error) = port.prepare(&socket) {
             warn!(client = ?peer, %error, "a new connection was gone before it was served");
             return;
         }
@@ -282,59 +274,16 @@ impl Watched {
     }
 }
 
-/// Sets on a new socket what its `listen` and its server ask for.
-fn prepare(socket: &RawSocket, port: &Port) -> io::Result<()> {
-    let RawSocket::Tcp(socket) = socket else { return Ok(()) };
-    let socket = SockRef::from(socket);
-    let rtmp = &port.endpoint.server_for(None, None).rtmp;
-    // Small replies of the play exchange must not wait for acknowledgements: that costs 40 ms of the first picture.
-    socket.set_tcp_nodelay(rtmp.tcp_nodelay)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    match port.endpoint.listen.so_keepalive {
-        Some(Keepalive::Off) => {}
-        Some(Keepalive::On { idle, interval, count }) => {
-            let mut keepalive = socket2::TcpKeepalive::new();
-            if let Some(idle) = idle {
-                keepalive = keepalive.with_time(idle);
-            }
-            if let Some(interval) = interval {
-                keepalive = keepalive.with_interval(interval);
-            }
-            if let Some(count) = count {
-                keepalive = keepalive.with_retries(count);
-            }
-            socket.set_keepalive(true)?;
-            socket.set_tcp_keepalive(&keepalive)?;
-        }
-        None if rtmp.so_keepalive => socket.set_keepalive(true)?,
-        None => {}
-    }
-    Ok(())
-}
-
 fn is_exhausted(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
     error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
 }
 
-/// The names of ports, for the log.
-impl std::fmt::Display for Port {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.endpoint.listen.address {
-            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-            ListenAddress::Tcp(address) => address.fmt(f),
-        }
-    }
-}
-
 /// How long to wait when there are no files left: long enough not to burn a core, short enough not to be noticed.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 const TLS_PAUSE: Duration = Duration::from_millis(10);
-
-/// Data that nobody acknowledges for this long ends a connection: the peer is gone without a word.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often addresses that left are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);

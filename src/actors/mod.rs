@@ -20,5 +20,6 @@ pub mod connection;
 pub mod house;
 pub mod listener;
 pub mod live_stream;
+pub mod port;
 pub mod router;
 pub mod support;

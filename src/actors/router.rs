@@ -14,7 +14,8 @@ use tracing::error;
 use super::{
     live_stream::{LiveStream, Rules},
     support::{
-        directory::{Directory, Entry, StreamCounters},
+        counters::StreamCounters,
+        directory::{Directory, Entry},
         link::{ExitReason, Exited, Link},
     },
 };

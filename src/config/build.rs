@@ -385,9 +385,7 @@ fn limits(scope: &Scope<'_>, rtmp: Option<&Directive>) -> Result<Limits, Problem
         command_timeout: scope.time("command_timeout"),
         first_media_timeout: scope.time("first_media_timeout"),
         max_message_before_publish: scope.size("max_message_before_publish"),
-        max_pending_bytes: scope.size("max_pending_bytes"),
         max_message_streams: scope.number("max_message_streams"),
-        max_chunk_size: scope.size("max_chunk_size"),
         amf_max_depth: scope.number("amf_max_depth") as usize,
         amf_max_values: scope.number("amf_max_values") as usize,
         amf_max_string: scope.size("amf_max_string"),
@@ -961,8 +959,8 @@ mod tests {
             "rtmp { max_connections 5; max_connections_per_address 6; connection_rate 7 burst=8;
                max_publishers_per_address 9; max_names_per_address 10; max_live_streams 11; max_tls_handshakes 12;
                tls_handshake_timeout 13; handshake_timeout 14; connect_timeout 15; command_timeout 16;
-               first_media_timeout 17; max_message_before_publish 18; max_pending_bytes 19; max_message_streams 20;
-               max_chunk_size 21; amf_max_depth 22; amf_max_values 23; amf_max_string 24; amf_max_data_string 25;
+               first_media_timeout 17; max_message_before_publish 18; max_message_streams 20;
+               amf_max_depth 22; amf_max_values 23; amf_max_string 24; amf_max_data_string 25;
                max_control_rate 26; max_unknown_command_rate 27; log_queue 28; log_rate 29; }",
         );
         let expected = Limits {
@@ -979,9 +977,7 @@ mod tests {
             command_timeout: Duration::from_secs(16),
             first_media_timeout: Duration::from_secs(17),
             max_message_before_publish: 18,
-            max_pending_bytes: 19,
             max_message_streams: 20,
-            max_chunk_size: 21,
             amf_max_depth: 22,
             amf_max_values: 23,
             amf_max_string: 24,

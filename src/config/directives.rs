@@ -378,7 +378,7 @@ static PROCESS: &[Row] = &[
     nginx("worker_shutdown_timeout", ROOT, Time, "", Works).because("quit waits for streams as long as they last"),
     nginx("worker_rlimit_nofile", ROOT, Number, "", Works).because("the limit livemill was started with"),
     nginx("working_directory", ROOT, Text, "", Works).because("the directory livemill was started in"),
-    nginx("env", ROOT, Text, "", Works).many_here(),
+    nginx("env", ROOT, Text, "", NotYet("it is for the children of exec, which come in a later release")).many_here(),
     nginx("load_module", ROOT, Text, "", NoEffect("everything is built in: there is nothing to load")).many_here(),
     nginx("include", ROOT.or(EVENTS).or(MSAR).or(HTTP), Text, "", Works).many_here(),
     nginx("master_process", ROOT, Flag, "on", NoEffect("there is one process")),
@@ -423,7 +423,7 @@ static CORE: &[Row] = &[
     row("rtmp", ALL, ROOT, Block(0, ""), "", Works).here(),
     row("server", ALL, M, Block(0, ""), "", Works).many_here(),
     row("application", ALL, S, Block(1, "name"), "", Works).many_here(),
-    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2; `fastopen=` and `deferred` change nothing"))
+    row("listen", ALL, S, Special(1, 16, "`port` | `addr[:port]` | `[v6]:port` | `unix:path`, then `default_server` `ssl` `proxy_protocol` `bind` `reuseport` `backlog=` `so_keepalive=` `ipv6only=` `rcvbuf=` `sndbuf=` `fastopen=` `deferred`"), "1935", Better("any number of options, virtual hosts on one port, RTMPS, PROXY v1 and v2; `fastopen` and `deferred` have no effect"))
         .because("as in W: a server without listen takes *:1935")
         .many_here(),
     row("server_name", "WXP", S, Words(1, 255), "", Works).many_here(),
@@ -527,11 +527,11 @@ static LIVE: &[Row] = &[
     own("gop_max_bytes", MSA, Size, "16m", "a stream whose GOP is larger waits for its next keyframe"),
     own("gop_max_time", MSA, Time, "20s", "encoders with no keyframe at all would fill any memory"),
     row("cache_time", "XP", MSA, Time, "0", Works).because("the latest GOP only"),
-    row("send_all", "XP", MSA, Flag, "off", NoEffect("the whole cache is always sent at once")),
+    row("send_all", "XP", MSA, Flag, "off", NoEffect("the cache holds what cache_time asks for and is sent whole")),
     row("low_latency", "XP", MSA, Flag, "off", Works),
     row("zero_start", "P", MSA, Flag, "off", Works),
     row("fix_timestamp", "P", MSA, Time, "10s", Works),
-    row("hevc_codecid", "P", MSA, Number, "12", NotYet("legacy HEVC is read under the number 12, whatever is written")),
+    row("hevc_codecid", "P", MSA, Number, "12", NoEffect("codec id 12 is read as HEVC, and no other id")),
     own("merge", MSA, Time, "0", "gathering this long saves writes and costs delay; wins over buffer"),
     own(
         "audio_hold",
@@ -579,16 +579,7 @@ static LIMITS: &[Row] = &[
     own("command_timeout", M, Time, "10s", "from connect to the first publish or play"),
     own("first_media_timeout", M, Time, "20s", "from publish to the first audio or video"),
     own("max_message_before_publish", M, Size, "64k", "commands are short; max_message holds after publish"),
-    own(
-        "max_pending_bytes",
-        M,
-        Size,
-        "8m",
-        "unfinished messages of one connection, all chunk streams together; as much as max_message unless written",
-    ),
     own("max_message_streams", M, Number, "16", "createStream without end"),
-    row("max_chunk_size", "livemill", M, Size, "8m", NoEffect("nothing has the size of a chunk: any is taken"))
-        .because("the longest message"),
     own("amf_max_depth", M, Number, "32", "nested objects"),
     own("amf_max_values", M, Number, "10000", "values in one message"),
     own("amf_max_string", M, Size, "8k", "one string of a command"),
@@ -780,7 +771,8 @@ static MPEGTS: &[Row] = &[
     row("mpegts_out_queue", "P", MSA, Number, "4096", TS_LATER),
 ];
 
-const HTTP_LATER: Verdict = NotYet("http is served in a later release");
+/// Of everything that comes with `http {}`.
+pub const HTTP_LATER: Verdict = NotYet("http is served in a later release");
 
 static HTTP_ROWS: &[Row] = &[
     row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", HTTP_LATER).many_here(),

@@ -157,12 +157,8 @@ pub struct Limits {
     pub first_media_timeout: Duration,
     /// Longest message before publish was accepted, in bytes; `max_message` holds afterwards.
     pub max_message_before_publish: usize,
-    /// Bytes of unfinished messages, all chunk streams of a connection together.
-    pub max_pending_bytes: usize,
     /// Message streams (`createStream`) of one connection.
     pub max_message_streams: u32,
-    /// Largest chunk size a peer may announce; a larger one is clamped to the message limit, never believed.
-    pub max_chunk_size: usize,
     pub amf_max_depth: usize,
     pub amf_max_values: usize,
     /// Longest AMF string in a command, in bytes.
@@ -195,9 +191,7 @@ impl Default for Limits {
             command_timeout: Duration::from_secs(10),
             first_media_timeout: Duration::from_secs(20),
             max_message_before_publish: 64 << 10,
-            max_pending_bytes: 8 << 20,
             max_message_streams: 16,
-            max_chunk_size: 8 << 20,
             amf_max_depth: 32,
             amf_max_values: 10_000,
             amf_max_string: 8 << 10,

@@ -83,9 +83,10 @@ impl GopCache {
     pub fn push(&mut self, packet: &Packet) {
         match packet.kind() {
             PacketKind::Metadata => self.metadata = Some(packet.clone()),
-            PacketKind::Config | PacketKind::SideConfig => self.push_config(packet),
+            PacketKind::Config | PacketKind::SideConfig | PacketKind::OtherTrackConfig { .. } => {
+                self.push_config(packet)
+            }
             PacketKind::Key | PacketKind::Inter | PacketKind::Disposable | PacketKind::Audio => self.push_frame(packet),
-            PacketKind::OtherTrackConfig { .. } => self.push_other_config(packet),
             PacketKind::Text | PacketKind::End | PacketKind::OtherTrack => {}
         }
     }
@@ -159,22 +160,6 @@ impl GopCache {
             self.configs.retain(|slot| !of_same_slot(slot));
         }
         self.configs.push(Slot { packet: packet.clone(), used: false });
-    }
-
-    /// The newest configuration of each other track. Who publishes more of them than anybody needs is not helped to fill
-    /// our memory: those beyond the bounds are passed on and forgotten.
-    fn push_other_config(&mut self, packet: &Packet) {
-        let is_same = |slot: &Slot| slot.packet.track() == packet.track() && slot.packet.kind() == packet.kind();
-        let place = self.configs.iter().position(is_same);
-        let others = self.configs.iter().filter(|slot| slot.packet.is_other_track()).count();
-        if cost(packet) > MAX_OTHER_CONFIG_BYTES || (place.is_none() && others >= MAX_OTHER_CONFIGS) {
-            return;
-        }
-        let slot = Slot { packet: packet.clone(), used: false };
-        match place.and_then(|place| self.configs.get_mut(place)) {
-            Some(known) => *known = slot,
-            None => self.configs.push(slot),
-        }
     }
 
     fn push_frame(&mut self, packet: &Packet) {
@@ -286,10 +271,6 @@ fn cost(packet: &Packet) -> usize {
     packet.len() + packet.original().map_or(0, Bytes::len)
 }
 
-/// OBS sends six tracks of sound and a handful of pictures, each with at most two of these.
-const MAX_OTHER_CONFIGS: usize = 32;
-/// Far more than any configuration has.
-const MAX_OTHER_CONFIG_BYTES: usize = 16 << 10;
 /// Audio that much older than the picture is still useful: a decoder drops its first frames. Older is heard as a delay.
 const AUDIO_LEAD_MS: i64 = 100;
 /// Enough to start playing without a stutter.
@@ -472,23 +453,16 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_configuration_of_each_other_track_is_kept_within_bounds() {
+    fn the_newest_configuration_of_each_other_track_is_kept() {
         let other = |id, side, text: &'static str| {
             let kind = PacketKind::OtherTrackConfig { id, side };
             Packet::with_original(Track::Video, kind, 0, Bytes::new(), Some(Bytes::from_static(text.as_bytes())))
         };
         let published =
             [other(1, false, "old"), other(1, true, "side"), other(2, false, "two"), other(1, false, "new")];
-        let mut cache = filled(one_gop(), published);
+        let cache = filled(one_gop(), published);
         let kept: Vec<_> = cache.configs().filter_map(Packet::original).map(|body| body.to_vec()).collect();
         assert_eq!(kept, [&b"new"[..], b"side", b"two"]);
-        (0..=255).for_each(|id| cache.push(&other(id, false, "many")));
-        assert_eq!(cache.configs().count(), MAX_OTHER_CONFIGS);
-        cache.clear();
-        let long = Bytes::from(vec![0; MAX_OTHER_CONFIG_BYTES + 1]);
-        let kind = PacketKind::OtherTrackConfig { id: 1, side: false };
-        cache.push(&Packet::with_original(Track::Video, kind, 0, Bytes::new(), Some(long)));
-        assert_eq!(cache.configs().count(), 0);
     }
 
     #[test]

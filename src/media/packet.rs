@@ -136,6 +136,11 @@ impl Packet {
         self.0.payload.is_empty()
     }
 
+    /// What the packet is to a player at the most, in bytes: some are sent the body as published.
+    pub fn weight(&self) -> usize {
+        self.len().max(self.0.original.as_ref().map_or(0, Bytes::len))
+    }
+
     /// The packet's bytes in a wire form, if they have been built in `style`.
     pub fn wire(&self, style: u64) -> Option<&Bytes> {
         self.0.wire.get().filter(|wire| wire.style == style).map(|wire| &wire.bytes)
@@ -161,7 +166,7 @@ struct BatchInner {
 
 impl Batch {
     pub fn new(packets: SmallVec<[Packet; 4]>) -> Self {
-        let bytes = packets.iter().map(Packet::len).sum();
+        let bytes = packets.iter().map(Packet::weight).sum();
         Self(Arc::new(BatchInner { packets, bytes, wire: OnceLock::new() }))
     }
 
@@ -169,7 +174,7 @@ impl Batch {
         &self.0.packets
     }
 
-    /// The payload bytes of all packets together.
+    /// What all packets together weigh: see [`Packet::weight`].
     pub fn bytes(&self) -> usize {
         self.0.bytes
     }

@@ -24,7 +24,7 @@ pub struct QueueRules {
 }
 
 /// The queue of one player. It admits what the player wants, and when the player is behind it lets video go up to the
-/// next keyframe, then audio; configurations and control bytes are never dropped.
+/// next keyframe, then audio; the newest configurations and control bytes are never dropped.
 #[derive(Debug)]
 pub struct SendQueue {
     rules: QueueRules,
@@ -97,7 +97,7 @@ impl SendQueue {
     pub fn join(&mut self, burst: &[Packet]) {
         for packet in burst {
             if self.gate.admits(packet) {
-                self.allowance.bytes += packet.len();
+                self.allowance.bytes += packet.weight();
                 self.allowance.packets += 1;
                 self.allowance.until_ms = self.allowance.until_ms.max(packet.time_ms());
                 self.push(packet.clone());
@@ -148,7 +148,7 @@ impl SendQueue {
                 self.packets -= batch.packets().len();
             }
             Some(Item::Packet(packet)) => {
-                self.bytes -= packet.len();
+                self.bytes -= packet.weight();
                 self.packets -= 1;
             }
             None => {
@@ -206,7 +206,7 @@ impl SendQueue {
     }
 
     fn push(&mut self, packet: Packet) {
-        self.bytes += packet.len();
+        self.bytes += packet.weight();
         self.packets += 1;
         self.items.push_back(Item::Packet(packet));
     }
@@ -266,11 +266,38 @@ impl SendQueue {
     }
 
     fn keep_or_drop(&mut self, packet: &Packet, dropped: Dropped) {
-        match packet.track() {
-            Track::Video if packet.is_frame() => self.drops.video += 1,
-            Track::Audio if packet.is_frame() && dropped == Dropped::All => self.drops.audio += 1,
+        let leaves = dropped == Dropped::All || packet.track() == Track::Video;
+        match packet.kind() {
+            PacketKind::Key | PacketKind::Inter | PacketKind::Disposable => self.drops.video += 1,
+            PacketKind::Audio if leaves => self.drops.audio += 1,
+            PacketKind::Text | PacketKind::OtherTrack if leaves => {}
+            // The newest is all that a decoder needs once no frame of the older one is left.
+            PacketKind::Config
+            | PacketKind::SideConfig
+            | PacketKind::OtherTrackConfig { .. }
+            | PacketKind::Metadata
+                if leaves =>
+            {
+                self.forget(packet.track(), packet.kind());
+                self.push(packet.clone());
+            }
             _ => self.push(packet.clone()),
         }
+    }
+
+    /// Drops what waits of this kind; called while batches are taken apart, so that it is a packet of its own.
+    fn forget(&mut self, track: Track, kind: PacketKind) {
+        let (mut bytes, mut packets) = (0, 0);
+        self.items.retain(|item| {
+            let found = matches!(item, Item::Packet(packet) if packet.track() == track && packet.kind() == kind);
+            if let (true, Item::Packet(packet)) = (found, item) {
+                bytes += packet.weight();
+                packets += 1;
+            }
+            !found
+        });
+        self.bytes -= bytes;
+        self.packets -= packets;
     }
 }
 
@@ -336,6 +363,17 @@ impl Gate {
 
 /// Above this many slots an empty queue gives its memory back.
 const KEPT_CAPACITY: usize = 16;
+
+#[cfg(test)]
+impl Item {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Control(bytes) => bytes.len(),
+            Self::Batch(batch) => batch.packets().iter().map(Packet::weight).sum(),
+            Self::Packet(packet) => packet.weight(),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -411,6 +449,30 @@ mod tests {
         offer(&mut queue, PacketKind::Key, 160, 10);
         assert_eq!(queue.drops(), Drops { video: 2, audio: 0, skips: 1 });
         assert_eq!(drain(&mut queue), [(PacketKind::Audio, 10), (PacketKind::Audio, 90), (PacketKind::Key, 160)]);
+    }
+
+    #[test]
+    fn what_is_no_frame_does_not_pass_the_bound_either() {
+        let other_track = |time_ms| {
+            let original = Some(Bytes::from(vec![0; 100]));
+            Packet::with_original(Track::Video, PacketKind::OtherTrack, time_ms, Bytes::new(), original)
+        };
+        let kinds = [PacketKind::Text, PacketKind::Metadata, PacketKind::Config, PacketKind::OtherTrack];
+        for kind in kinds {
+            let mut queue = SendQueue::new(RULES);
+            for time_ms in 0..1000 {
+                let next =
+                    if kind == PacketKind::OtherTrack { other_track(time_ms) } else { packet(kind, time_ms, 100) };
+                queue.offer(&batch(&[next]));
+                queue.offer(&batch(&[packet(PacketKind::Audio, time_ms, 10)]));
+            }
+            let held: usize = queue.items.iter().map(Item::weight).sum();
+            assert!(held <= RULES.max_bytes, "{kind:?}: {held} bytes wait");
+            if kind != PacketKind::Text && kind != PacketKind::OtherTrack {
+                let newest = drain(&mut queue).into_iter().rfind(|(held, _)| *held == kind);
+                assert_eq!(newest, Some((kind, 999)), "the newest one stays");
+            }
+        }
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! Which streams exist: written by the router, read by whoever looks.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use actix::WeakAddr;
 use dashmap::DashMap;
 
+use super::counters::StreamCounters;
 use crate::{actors::live_stream::LiveStream, media::key::StreamKey};
 
 /// All streams of the process. A clone is another handle on the same table; no guard leaves this file.
@@ -19,24 +17,6 @@ pub struct Directory(Arc<DashMap<StreamKey, Entry>>);
 pub struct Entry {
     pub stream: WeakAddr<LiveStream>,
     pub counters: Arc<StreamCounters>,
-}
-
-/// What a stream counts while it runs. Read at any time by anybody, written by the stream alone.
-#[derive(Debug, Default)]
-pub struct StreamCounters {
-    /// Tells this stream from another one of the same name before or after it.
-    pub id: u64,
-    pub publishing: AtomicBool,
-    pub players: AtomicU32,
-    pub bytes_in: AtomicU64,
-    pub packets_in: AtomicU64,
-    /// Messages nobody could read, and tracks nobody asked for.
-    pub refused_messages: AtomicU64,
-    pub other_tracks: AtomicU64,
-    /// Batches that found a subscriber's mailbox full.
-    pub missed_deliveries: AtomicU64,
-    /// How often the publisher's clock jumped.
-    pub jumps: AtomicU64,
 }
 
 impl Directory {

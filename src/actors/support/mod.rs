@@ -1,6 +1,7 @@
 //! What actors share: sockets, writing, exit reports, who is counted, which streams exist.
 
 pub mod census;
+pub mod counters;
 pub mod deadlines;
 pub mod directory;
 pub mod link;

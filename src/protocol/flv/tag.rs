@@ -289,7 +289,9 @@ fn read_enhanced(medium: Medium, first: u8, original: Bytes) -> Result<Reading, 
     match default_track {
         Some((fourcc, data)) => Ok(normalise(medium, packet_type, fourcc, data, nanos, None, original)),
         None => Ok(first_id.map_or(Reading::Nothing, |id| {
-            let kind = match enhanced_kind(medium, packet_type) {
+            // Such are kept for late players: what a publisher may have us keep is bounded here.
+            let is_kept = id <= MAX_KEPT_TRACK && original.len() <= MAX_KEPT_CONFIG_BYTES;
+            let kind = match enhanced_kind(medium, packet_type).filter(|_| is_kept) {
                 Some(PacketKind::Config) => PacketKind::OtherTrackConfig { id, side: false },
                 Some(PacketKind::SideConfig) => PacketKind::OtherTrackConfig { id, side: true },
                 _ => PacketKind::OtherTrack,
@@ -508,6 +510,11 @@ const MAX_MOD_EX: usize = 8;
 /// A track number is one byte.
 const MAX_TRACKS: u32 = 256;
 
+/// OBS numbers its tracks up to 5.
+const MAX_KEPT_TRACK: u8 = 15;
+/// Far more than the configuration of any track has.
+const MAX_KEPT_CONFIG_BYTES: usize = 16 << 10;
+
 const EX_VIDEO: u8 = 0x80;
 const EX_AUDIO: u8 = 9;
 const COMMAND_FRAME: u8 = 5;
@@ -622,6 +629,7 @@ mod tests {
         let config = |side| PacketKind::OtherTrackConfig { id: 1, side };
         for (video, hex, kind) in [
             (true, "96 00 61766331 01 0142c01e", config(false)),
+            (true, "96 00 61766331 10 0142c01e", PacketKind::OtherTrack),
             (true, "96 01 61766331 01 000050 00000001 65", PacketKind::OtherTrack),
             (true, "a6 01 61766331 01 0000a0 00000001 41", PacketKind::OtherTrack),
             (false, "95 00 6d703461 01 1208", config(false)),

@@ -28,10 +28,8 @@ pub struct ChunkReader {
 /// What a peer may make a [`ChunkReader`] hold or do.
 #[derive(Debug, Clone, Copy)]
 pub struct ChunkLimits {
-    /// The longest message.
+    /// The longest message, and the most that all unfinished messages may hold together.
     pub max_message: usize,
-    /// The most that all unfinished messages may hold together; none: as much as one message.
-    pub max_pending: Option<usize>,
     /// Chunk streams on one connection; known clients use two to six.
     pub max_csids: usize,
     /// How often a message may be left unfinished for a new one on the same chunk stream.
@@ -116,11 +114,6 @@ impl ChunkReader {
     /// Changes the longest message allowed, from the next message on.
     pub fn set_max_message(&mut self, bytes: usize) {
         self.limits.max_message = bytes.min(MAX_LENGTH);
-    }
-
-    /// Changes what all unfinished messages may hold together.
-    pub fn set_max_pending(&mut self, bytes: Option<usize>) {
-        self.limits.max_pending = bytes;
     }
 
     /// Whether a header or a message has begun and not ended: the peer owes us bytes.
@@ -315,7 +308,7 @@ impl ChunkReader {
         let stream = self.streams.get_mut(index).expect("bodies are made for streams that are there");
         if stream.partial.is_empty() && part.len() == stream.length as usize {
             // Held for no time, but counted: how the input was split must make no difference.
-            let limit = self.limits.pending();
+            let limit = self.limits.max_message;
             if self.held + part.len() > limit {
                 return Err(ChunkError::TooMuchUnfinished { limit });
             }
@@ -343,7 +336,7 @@ impl ChunkReader {
         if part.is_empty() {
             return Ok(());
         }
-        let limit = self.limits.pending();
+        let limit = self.limits.max_message;
         if self.held + part.len() > limit {
             return Err(ChunkError::TooMuchUnfinished { limit });
         }
@@ -425,15 +418,9 @@ impl Default for WireStyle {
     }
 }
 
-impl ChunkLimits {
-    fn pending(&self) -> usize {
-        self.max_pending.unwrap_or(self.max_message)
-    }
-}
-
 impl Default for ChunkLimits {
     fn default() -> Self {
-        Self { max_message: DEFAULT_MAX_MESSAGE, max_pending: None, max_csids: 64, max_restarts: 10 }
+        Self { max_message: DEFAULT_MAX_MESSAGE, max_csids: 64, max_restarts: 10 }
     }
 }
 

@@ -354,7 +354,7 @@ impl ClientSession {
             }
             kind::COMMAND | kind::COMMAND_AMF3 => {
                 self.transport.charge_control(self.now, limits)?;
-                let command = Command::parse(&message.payload)?.ok_or(SessionError::NoCommand)?;
+                let command = Command::parse(&message.payload, &limits.amf_command)?.ok_or(SessionError::NoCommand)?;
                 self.command(&command)
             }
             kind::SHARED_OBJECT | kind::SHARED_OBJECT_AMF3 => self.transport.charge_control(self.now, limits),
@@ -372,7 +372,7 @@ impl ClientSession {
             self.bad_data += 1;
             return;
         }
-        let event = match DataMessage::parse(kind, &payload) {
+        let event = match DataMessage::parse(kind, &payload, &self.config.limits.amf_data) {
             Ok(DataMessage::Metadata(payload)) => ClientEvent::Metadata { time, payload },
             Ok(DataMessage::Event { name, payload }) => match name.as_str() {
                 "onPlayStatus" => match is_complete(&payload) {

@@ -18,12 +18,7 @@ pub struct Command {
 
 impl Command {
     /// Reads a message of type 20 or 17. `Ok(None)`: it holds no name.
-    pub fn parse(payload: &[u8]) -> Result<Option<Self>, AmfError> {
-        Self::parse_within(payload, &Limits::COMMAND)
-    }
-
-    /// The same under bounds of one's own.
-    pub fn parse_within(payload: &[u8], limits: &Limits) -> Result<Option<Self>, AmfError> {
+    pub fn parse(payload: &[u8], limits: &Limits) -> Result<Option<Self>, AmfError> {
         let mut values = amf::decode_all(without_format(payload), limits)?.into_iter();
         let Some(Value::String(name)) = values.next() else { return Ok(None) };
         // Fractions, NaN and what no answer could refer to count as "no answer wanted".
@@ -88,14 +83,14 @@ pub enum DataMessage {
 }
 
 impl DataMessage {
-    pub fn parse(kind: u8, payload: &Bytes) -> Result<Self, AmfError> {
+    pub fn parse(kind: u8, payload: &Bytes, limits: &Limits) -> Result<Self, AmfError> {
         let payload = match kind {
             kind::DATA_AMF3 => payload.slice(payload.len() - without_format(payload).len()..),
             _ => payload.clone(),
         };
-        let (mut name, mut body, rest) = Self::name(payload.clone())?;
+        let (mut name, mut body, rest) = Self::name(payload.clone(), limits)?;
         if name.eq_ignore_ascii_case("@setDataFrame") {
-            (name, body, _) = Self::name(rest)?;
+            (name, body, _) = Self::name(rest, limits)?;
         }
         Ok(match name.as_str() {
             "" | "@clearDataFrame" | "|RtmpSampleAccess" => Self::Nothing,
@@ -105,8 +100,8 @@ impl DataMessage {
     }
 
     /// The name in front (empty when there is none), the bytes with it, and those behind it.
-    fn name(payload: Bytes) -> Result<(String, Bytes, Bytes), AmfError> {
-        let mut decoder = Decoder::new(&payload, &Limits::DATA);
+    fn name(payload: Bytes, limits: &Limits) -> Result<(String, Bytes, Bytes), AmfError> {
+        let mut decoder = Decoder::new(&payload, limits);
         let first = decoder.next()?;
         let rest = payload.slice(payload.len() - decoder.rest().len()..);
         match first {
@@ -129,8 +124,8 @@ mod tests {
     fn command_is_read_with_and_without_the_format_byte() {
         let body = encode("publish", 5, Value::Null, &["cam".into(), "live".into()]);
         let with = [&[0][..], &body].concat();
-        let plain = Command::parse(&body).expect("sound").expect("named");
-        assert_eq!(Command::parse(&with), Ok(Some(plain.clone())));
+        let plain = Command::parse(&body, &Limits::COMMAND).expect("sound").expect("named");
+        assert_eq!(Command::parse(&with, &Limits::COMMAND), Ok(Some(plain.clone())));
         assert_eq!((plain.name.as_str(), plain.transaction, plain.text(0)), ("publish", 5, Some("cam")));
     }
 
@@ -138,14 +133,17 @@ mod tests {
     fn transactions_that_are_no_whole_numbers_ask_for_no_answer() {
         for number in [f64::NAN, f64::INFINITY, -1.0, 0.5, 1e308] {
             let body = amf::encode_all(&["x".into(), number.into()]);
-            assert_eq!(Command::parse(&body).map(|command| command.map(|c| c.transaction)), Ok(Some(0)));
+            assert_eq!(
+                Command::parse(&body, &Limits::COMMAND).map(|command| command.map(|c| c.transaction)),
+                Ok(Some(0))
+            );
         }
     }
 
     #[test]
     fn command_without_a_name_is_none() {
-        assert_eq!(Command::parse(&[]), Ok(None));
-        assert_eq!(Command::parse(&amf::encode_all(&[Value::Null])), Ok(None));
+        assert_eq!(Command::parse(&[], &Limits::COMMAND), Ok(None));
+        assert_eq!(Command::parse(&amf::encode_all(&[Value::Null]), &Limits::COMMAND), Ok(None));
     }
 
     #[test]
@@ -156,7 +154,7 @@ mod tests {
         for (kind, payload) in
             [(18, bare.clone()), (18, framed.clone()), (15, framed.clone()), (15, [&[0][..], &framed].concat().into())]
         {
-            assert_eq!(DataMessage::parse(kind, &payload), Ok(DataMessage::Metadata(bare.clone())));
+            assert_eq!(DataMessage::parse(kind, &payload, &Limits::DATA), Ok(DataMessage::Metadata(bare.clone())));
         }
     }
 
@@ -164,13 +162,13 @@ mod tests {
     fn other_data_keeps_its_name() {
         let text = Bytes::from(amf::encode_all(&["onTextData".into(), "hi".into()]));
         assert_eq!(
-            DataMessage::parse(18, &text),
+            DataMessage::parse(18, &text, &Limits::DATA),
             Ok(DataMessage::Event { name: "onTextData".into(), payload: text.clone() })
         );
         for own in ["@clearDataFrame", "|RtmpSampleAccess"] {
             let payload = Bytes::from(amf::encode_all(&[own.into(), true.into()]));
-            assert_eq!(DataMessage::parse(18, &payload), Ok(DataMessage::Nothing));
+            assert_eq!(DataMessage::parse(18, &payload, &Limits::DATA), Ok(DataMessage::Nothing));
         }
-        assert_eq!(DataMessage::parse(18, &Bytes::new()), Ok(DataMessage::Nothing));
+        assert_eq!(DataMessage::parse(18, &Bytes::new(), &Limits::DATA), Ok(DataMessage::Nothing));
     }
 }

@@ -490,7 +490,9 @@ fn scripted(action: Action, answers: &[(u8, u32, Vec<u8>)]) -> (Vec<ClientEvent>
             reader.set_chunk_size(size);
         }
         if message.kind == kind::COMMAND {
-            names.push(command::Command::parse(&message.payload).expect("legal").expect("named").name);
+            names.push(
+                command::Command::parse(&message.payload, &amf::Limits::COMMAND).expect("legal").expect("named").name,
+            );
         }
     }
     (std::iter::from_fn(|| client.poll()).collect(), names, client)

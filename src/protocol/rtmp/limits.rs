@@ -11,10 +11,6 @@ pub struct SessionLimits {
     pub max_message_before: usize,
     /// The longest message of an accepted publisher. A keyframe has to fit.
     pub max_message: usize,
-    /// What unfinished messages of an accepted publisher may hold together; none: as much as one message.
-    pub max_pending: Option<usize>,
-    /// What the values of one command may cost.
-    pub command_values: amf::Limits,
     /// Chunk streams in use at once.
     pub max_csids: usize,
     /// Message streams (createStream) at once.
@@ -41,6 +37,9 @@ pub struct SessionLimits {
     pub max_unknown_messages: u32,
     /// Media on message streams that do not publish.
     pub max_stray_media: u32,
+    /// What the AMF values of a command may be, and of metadata and data.
+    pub amf_command: amf::Limits,
+    pub amf_data: amf::Limits,
     /// Commands in an order that makes no sense, such as publish before connect.
     pub max_strikes: u32,
 }
@@ -50,8 +49,6 @@ impl Default for SessionLimits {
         Self {
             max_message_before: 64 << 10,
             max_message: super::chunk::DEFAULT_MAX_MESSAGE,
-            max_pending: None,
-            command_values: amf::Limits::COMMAND,
             max_csids: 64,
             max_streams: 16,
             max_parked: 512 << 10,
@@ -66,6 +63,8 @@ impl Default for SessionLimits {
             max_unknown_messages: 100,
             max_stray_media: 100,
             max_strikes: 3,
+            amf_command: amf::Limits::COMMAND,
+            amf_data: amf::Limits::DATA,
         }
     }
 }

@@ -276,7 +276,6 @@ impl ServerSession {
             return Ok(());
         }
         self.transport.set_max_message(self.config.limits.max_message);
-        self.transport.set_max_pending(self.config.limits.max_pending);
         self.status(msid, "status", "NetStream.Publish.Start", "Start publishing");
         self.resume()
     }
@@ -544,7 +543,7 @@ impl ServerSession {
             self.counters.bad_data += 1;
             return Ok(());
         }
-        match DataMessage::parse(kind, &payload) {
+        match DataMessage::parse(kind, &payload, &self.config.limits.amf_data) {
             Ok(DataMessage::Metadata(payload)) => self.metadata(msid, time, payload),
             Ok(DataMessage::Event { payload, .. }) => self.events.push_back(ServerEvent::Data { msid, time, payload }),
             Ok(DataMessage::Nothing) => {}
@@ -581,7 +580,7 @@ impl ServerSession {
     }
 
     fn command(&mut self, message: Message) -> Result<(), SessionError> {
-        let Some(command) = Command::parse_within(&message.payload, &self.config.limits.command_values)? else {
+        let Some(command) = Command::parse(&message.payload, &self.config.limits.amf_command)? else {
             return Err(SessionError::NoCommand);
         };
         let msid = message.msid;

@@ -50,7 +50,6 @@ impl Transport {
     pub(super) fn new(handshake: Handshake, out: Vec<u8>, limits: &SessionLimits, repeat_extended: bool) -> Self {
         let chunk_limits = ChunkLimits {
             max_message: limits.max_message_before,
-            max_pending: None,
             max_csids: limits.max_csids,
             max_restarts: limits.max_restarts,
         };
@@ -178,10 +177,6 @@ impl Transport {
 
     pub(super) fn set_max_message(&mut self, bytes: usize) {
         self.reader.set_max_message(bytes);
-    }
-
-    pub(super) fn set_max_pending(&mut self, bytes: Option<usize>) {
-        self.reader.set_max_pending(bytes);
     }
 
     pub(super) fn take_output(&mut self) -> Option<Bytes> {

@@ -139,8 +139,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Vec<(u32, u32, u8, u32, usize)> {
-        let mut reader =
-            ChunkReader::new(ChunkLimits { max_message: 1 << 20, max_restarts: 0, ..ChunkLimits::default() });
+        let mut reader = ChunkReader::new(ChunkLimits { max_message: 1 << 20, max_csids: 8, max_restarts: 0 });
         let mut input = bytes;
         let mut seen = Vec::new();
         while let Some(m) = reader.read(&mut input).expect("our own bytes are right") {
