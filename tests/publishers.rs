@@ -52,6 +52,20 @@ fn replace_lets_the_newest_publisher_in_and_players_play_on() {
 }
 
 #[test]
+fn players_stay_for_the_publisher_that_takes_over_also_without_idle_streams() {
+    let server = server("duplicate_publisher replace; idle_streams off;");
+    let mut first = Publishing::start(&server, "name");
+    first.send_frames(0..3);
+    let (mut player, _) = playing(server.port(), "live", "name");
+    assert_eq!(frame_numbers(&mut player, 3), [0, 1, 2]);
+    let mut second = Publishing::start(&server, "name");
+    second.send_frames(25..28);
+    assert_eq!(frame_numbers(&mut player, 3), [25, 26, 27]);
+    drop(second);
+    until_closed(&mut player);
+}
+
+#[test]
 fn replace_if_stalled_waits_for_the_silence_that_was_written() {
     let server = server("duplicate_publisher replace_if_stalled 1s;");
     let mut first = Publishing::start(&server, "name");
