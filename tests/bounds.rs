@@ -28,7 +28,7 @@ fn a_quiet_peer_is_asked_and_stays_as_long_as_it_answers() {
     until_closed(&mut player);
     assert!(began.elapsed() >= Duration::from_millis(1500), "a ping and its time: {:?}", began.elapsed());
     drop(player);
-    server.wait_for_log(&["disconnect", "no answer to ping"], Duration::from_secs(2));
+    server.wait_for_log(&["disconnect", "no answer to ping"], Duration::from_secs(5));
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn busy_closes_who_would_be_asked() {
     let messages = until_closed(&mut player);
     assert!(messages.iter().all(|message| message.kind != wire::USER_CONTROL || message.payload[..2] != [0, 6]));
     drop(player);
-    server.wait_for_log(&["disconnect", "busy is on"], Duration::from_secs(2));
+    server.wait_for_log(&["disconnect", "busy is on"], Duration::from_secs(5));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn max_connections_bounds_the_house_wherever_it_stands() {
         "rtmp { server { listen 127.0.0.1:@port@; application live { live on; max_connections 3; } } }",
     );
     let mut inside = fill(&server, 3);
-    server.wait_for_log(&["limit: too many connections"], Duration::from_secs(2));
+    server.wait_for_log(&["limit: too many connections"], Duration::from_secs(5));
     inside.pop();
     // Whoever leaves makes room.
     wait::until("there is room again", Duration::from_secs(5), || enters(&server).then_some(()));

@@ -93,7 +93,7 @@ fn the_error_log_may_be_json() {
         rtmp { server { listen 127.0.0.1:@port@; application live { live on; } } }";
     let server = TestServer::start_whole(whole, &[]);
     a_publisher_and_a_player(&server);
-    server.wait_for_log(&["disconnect"], Duration::from_secs(2));
+    server.wait_for_log(&["disconnect"], Duration::from_secs(5));
     let log = server.log();
     let events: Vec<&str> = log.lines().filter(|line| !line.starts_with("livemill: [warn]")).collect();
     assert!(events.len() >= 5, "{log}");

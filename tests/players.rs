@@ -29,7 +29,7 @@ fn without_idle_streams_nobody_waits_for_a_publisher() {
     assert!(last.iter().any(|message| message.payload == [0, 1, 0, 0, 0, 1]), "StreamEOF: {last:?}");
     assert!(codes(&last).contains(&"NetStream.Play.UnpublishNotify".to_owned()), "{:?}", codes(&last));
     drop(player);
-    server.wait_for_log(&["disconnect", "idle_streams is off"], Duration::from_secs(2));
+    server.wait_for_log(&["disconnect", "idle_streams is off"], Duration::from_secs(5));
 }
 
 #[test]
