@@ -504,7 +504,8 @@ impl Connection {
     fn tick_later(&mut self, ctx: &mut Context<Self>) {
         // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
         let is_calm = self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
-        self.next_tick = ctx.run_later(if is_calm { CALM_TICK } else { TICK }, Self::tick);
+        let soon = if is_calm { CALM_TICK.min(self.times.shortest_silence()).max(TICK) } else { TICK };
+        self.next_tick = ctx.run_later(soon, Self::tick);
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {

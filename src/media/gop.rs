@@ -86,7 +86,9 @@ impl GopCache {
     pub fn push(&mut self, packet: &Packet) {
         match packet.kind() {
             PacketKind::Metadata => self.metadata = Some(packet.clone()),
-            PacketKind::Config | PacketKind::SideConfig => self.push_config(packet),
+            PacketKind::Config | PacketKind::SideConfig | PacketKind::OtherTrackConfig { .. } => {
+                self.push_config(packet)
+            }
             PacketKind::Key | PacketKind::Inter | PacketKind::Disposable | PacketKind::Audio => self.push_frame(packet),
             PacketKind::Text | PacketKind::End | PacketKind::OtherTrack => {}
         }
@@ -463,6 +465,19 @@ mod tests {
         cache.push(&video(PacketKind::SideConfig, "sdr"));
         cache.push(&video(PacketKind::Config, "three"));
         assert_eq!(payloads(&cache), [&b"sdr"[..], b"three"]);
+    }
+
+    #[test]
+    fn the_newest_configuration_of_each_other_track_is_kept() {
+        let other = |id, side, text: &'static str| {
+            let kind = PacketKind::OtherTrackConfig { id, side };
+            Packet::with_original(Track::Video, kind, 0, Bytes::new(), Some(Bytes::from_static(text.as_bytes())))
+        };
+        let published =
+            [other(1, false, "old"), other(1, true, "side"), other(2, false, "two"), other(1, false, "new")];
+        let cache = filled(one_gop(), published);
+        let kept: Vec<_> = cache.configs().filter_map(Packet::original).map(|body| body.to_vec()).collect();
+        assert_eq!(kept, [&b"new"[..], b"side", b"two"]);
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Times {
             busy: rtmp.busy,
         }
     }
+
+    /// The shortest silence of a player that something is done about: who looks less often than this is late.
+    pub fn shortest_silence(&self) -> Duration {
+        if self.ping.is_zero() { Duration::MAX } else { self.ping.min(self.ping_timeout) }
+    }
 }
 
 impl Deadlines {
