@@ -216,11 +216,12 @@ summary+=("prepare $((SECONDS - began))s")
 
 part fmt cargo fmt --check
 part clippy cargo clippy --all-targets --locked --quiet -- -D warnings
-part test cargo test --locked --quiet
 part doc check_docs
-part deny deny --locked check bans licenses sources
+part deny deny --locked check --hide-inclusion-graph bans licenses sources
 part advisories check_advisories
 part fuzz scripts/fuzz.sh 10
+# Last, so that its closing lines stand at the end; to the last test, so that one run shows everything.
+part test cargo test --locked --quiet --no-fail-fast
 
 say "$(printf '%s, ' "${summary[@]}")total $((SECONDS - began))s"
 if [ "${#failed[@]}" -gt 0 ]; then

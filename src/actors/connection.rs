@@ -2,7 +2,7 @@
 //!
 //! A publisher hands what it sends to its stream. A player takes a seat in the stream's audience on its arbiter, which
 //! writes to it from then on. The connection waits for the router and the stream when somebody publishes or plays
-//! ([`entrance`]), and for nobody else.
+//! (`entrance.rs`), and for nobody else.
 
 use std::{
     cell::RefCell,
