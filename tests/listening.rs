@@ -56,7 +56,8 @@ fn the_name_in_the_url_chooses_the_server_on_one_port() {
     ];
     for (host, app) in cases {
         for known in ["a", "wild", "rest"] {
-            let expected = if known == app { "NetConnection.Connect.Success" } else { "NetConnection.Connect.InvalidApp" };
+            let expected =
+                if known == app { "NetConnection.Connect.Success" } else { "NetConnection.Connect.InvalidApp" };
             assert_eq!(connect(port, host, known).1, expected, "{known} on {host}");
         }
     }
@@ -109,7 +110,9 @@ fn addresses_of_ipv6_are_listened_on() {
 
 #[test]
 fn one_wildcard_of_ipv6_may_serve_ipv4_too() {
-    let server = TestServer::start("rtmp { server { listen [::]:@port@ ipv6only=off; application live { live on; deny publish 127.0.0.1; } } }");
+    let server = TestServer::start(
+        "rtmp { server { listen [::]:@port@ ipv6only=off; application live { live on; deny publish 127.0.0.1; } } }",
+    );
     // An IPv4 peer on that socket is tested as IPv4.
     assert_eq!(answer_to("publish", server.port(), "live", "mapped").1, "NetStream.Publish.Denied");
     let stream = TcpStream::connect(("::1", server.port())).expect("the server listens on ::1");
@@ -163,7 +166,8 @@ fn both_versions_of_the_proxy_header_say_who_is_calling() {
     }
     let unknown_command = [&V2_SIGNATURE[..], &[0x2f, 0x11, 0, 12]].concat();
     let version_three = [&V2_SIGNATURE[..], &[0x31, 0x11, 0, 12]].concat();
-    for garbage in [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP9 1 2 3 4\r\n", &unknown_command, &version_three, &[3; 200]] {
+    for garbage in [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP9 1 2 3 4\r\n", &unknown_command, &version_three, &[3; 200]]
+    {
         let mut raw = RawPeer::connect(server.other_port(1));
         raw.try_send(garbage);
         raw.assert_closed_within(Duration::from_secs(2));
@@ -201,7 +205,8 @@ fn keepalive_is_set_where_it_is_asked_for() {
 
 #[test]
 fn the_backlog_is_as_long_as_it_was_written() {
-    let server = TestServer::start("rtmp { server { listen 127.0.0.1:@port@ backlog=2; application live { live on; } } }");
+    let server =
+        TestServer::start("rtmp { server { listen 127.0.0.1:@port@ backlog=2; application live { live on; } } }");
     wait_for_empty(&server);
     server.signal(Signal::SIGSTOP);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));

@@ -131,7 +131,8 @@ fn the_gop_cache_gives_a_first_picture_at_once_or_not_at_all() {
 
 #[test]
 fn a_gop_beyond_its_bounds_is_not_kept() {
-    let fitting = "gop_max_frame_count 21; gop_max_video_count 11; gop_max_audio_count 10; gop_max_bytes 8k; gop_max_time 5s;";
+    let fitting =
+        "gop_max_frame_count 21; gop_max_video_count 11; gop_max_audio_count 10; gop_max_bytes 8k; gop_max_time 5s;";
     let cases = [
         (fitting, true),
         ("gop_max_frame_count 20;", false),
@@ -327,7 +328,9 @@ fn the_answer_to_play_is_the_one_clients_know() {
 // --- shared ------------------------------------------------------------------------------------------------------------------
 
 fn server(options: &str) -> TestServer {
-    TestServer::start(&format!("rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"))
+    TestServer::start(&format!(
+        "rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"
+    ))
 }
 
 /// What a player that comes now is sent before anything new.

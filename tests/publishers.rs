@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use common::peer::{AVC_CONFIG, RtmpPeer, command_of};
 use common::server::TestServer;
 use common::stream::{
-    Publishing, answer_to, expect_code, frame_number, frame_numbers, ping, playing, status_code, stays_open, until_closed,
+    Publishing, answer_to, expect_code, frame_number, frame_numbers, ping, playing, status_code, stays_open,
+    until_closed,
 };
 use common::wire::{self, Amf};
 
@@ -134,5 +135,7 @@ fn closing_a_stream_frees_its_name_at_once_and_fcunpublish_is_not_answered() {
 }
 
 fn server(options: &str) -> TestServer {
-    TestServer::start(&format!("rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"))
+    TestServer::start(&format!(
+        "rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"
+    ))
 }

@@ -280,5 +280,7 @@ fn narrow_player(port: u16) -> RtmpPeer {
 }
 
 fn server(options: &str) -> TestServer {
-    TestServer::start(&format!("rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"))
+    TestServer::start(&format!(
+        "rtmp {{ server {{ listen 127.0.0.1:@port@; application live {{ live on; {options} }} }} }}"
+    ))
 }
