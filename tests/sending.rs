@@ -64,7 +64,7 @@ fn times_beyond_three_bytes_are_repeated_unless_play_time_fix_is_off() {
         let (mut player, _) = playing(server.port(), "live", "name");
         let mut publisher = Publishing::start(&server, "name");
         publisher.video(0, true, 0);
-        player.expect("the first frame", |message| frame_number(message));
+        player.expect("the first frame", frame_number);
         let frame = [&avc_frame(true, 1, 5)[..], &[0x5a; 986]].concat();
         publisher.peer.send_video(publisher.msid, time, &frame);
         let mut bytes = Vec::new();
@@ -260,7 +260,7 @@ fn started(server: &TestServer) -> (RtmpPeer, Publishing) {
     let (mut player, _) = playing(server.port(), "live", "name");
     let mut publisher = Publishing::start(server, "name");
     publisher.video(0, true, 0);
-    player.expect("the first frame", |message| frame_number(message));
+    player.expect("the first frame", frame_number);
     (player, publisher)
 }
 
