@@ -2,7 +2,7 @@
 //!
 //! A publisher hands what it sends to its stream. A player takes a seat in the stream's audience on its arbiter, which
 //! writes to it from then on. The connection waits for the router and the stream when somebody publishes or plays
-//! ([`entrance`]), and for nobody else.
+//! (`entrance.rs`), and for nobody else.
 
 use std::{
     cell::RefCell,
@@ -476,6 +476,9 @@ impl Connection {
             self.part();
             self.ending = Some(Ending { reason: reason.to_owned(), lingering: false });
             self.deadlines.enter(Stage::Closing, self.now());
+            // A calm player is looked at too seldom to be held to the time for its goodbye.
+            ctx.cancel_future(self.next_tick);
+            self.tick_later(ctx);
             self.write(ctx);
         }
     }
@@ -502,10 +505,8 @@ impl Connection {
     }
 
     fn tick_later(&mut self, ctx: &mut Context<Self>) {
-        // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
-        let is_calm = self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
-        let soon = if is_calm { CALM_TICK.min(self.times.shortest_silence()).max(TICK) } else { TICK };
-        self.next_tick = ctx.run_later(soon, Self::tick);
+        let next = self.deadlines.next_look(self.output.borrow().is_blocked(), &self.times);
+        self.next_tick = ctx.run_later(next, Self::tick);
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -697,9 +698,3 @@ fn describe(error: &io::Error) -> String {
 
 /// Replies that may wait for a peer that does not read them.
 const MAX_CONTROL_BYTES: usize = 64 * 1024;
-
-/// How often a connection looks at the clock.
-const TICK: Duration = Duration::from_secs(1);
-
-/// The same for a player that takes what it is given.
-const CALM_TICK: Duration = Duration::from_secs(5);
