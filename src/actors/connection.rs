@@ -293,37 +293,56 @@ impl Connection {
                     }
                 }
                 Err(event) => {
-                    self.ingest(&mut media, ctx);
+                    if let Some(sent) = self.ingest(&mut media, ctx) {
+                        return self.wait_for_stream(sent, Some(event), ctx);
+                    }
                     if self.act(event, ctx) == Flow::Wait {
                         return;
                     }
                 }
             }
         }
-        self.ingest(&mut media, ctx);
+        if let Some(sent) = self.ingest(&mut media, ctx) {
+            return self.wait_for_stream(sent, None, ctx);
+        }
         if self.session.is_closing() {
             self.end("refused", ctx);
         }
     }
 
-    /// Hands media to the stream. A full stream stops this connection's reading: TCP slows the publisher.
-    fn ingest(&mut self, media: &mut SmallVec<[Incoming; 2]>, ctx: &mut Context<Self>) {
-        let Role::Publisher(role) = &self.role else { return media.clear() };
-        if media.is_empty() {
-            return;
+    /// Hands media to the stream. What comes back must be waited for: the stream is full.
+    fn ingest(
+        &mut self,
+        media: &mut SmallVec<[Incoming; 2]>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Request<LiveStream, Ingest>> {
+        let messages = std::mem::take(media);
+        let Role::Publisher(role) = &self.role else { return None };
+        if messages.is_empty() {
+            return None;
         }
-        match role.stream.try_send(Ingest { session: self.id, messages: std::mem::take(media) }) {
-            Ok(()) => {}
-            Err(SendError::Full(ingest)) => {
-                let sent = role.stream.send(ingest);
-                ctx.wait(sent.into_actor(self).map(|sent, connection, ctx| {
-                    if sent.is_err() {
-                        connection.end("the stream is gone", ctx);
-                    }
-                }));
+        match role.stream.try_send(Ingest { session: self.id, messages }) {
+            Ok(()) => None,
+            Err(SendError::Full(ingest)) => Some(role.stream.send(ingest)),
+            Err(SendError::Closed(_)) => {
+                self.end("the stream is gone", ctx);
+                None
             }
-            Err(SendError::Closed(_)) => self.end("the stream is gone", ctx),
         }
+    }
+
+    /// A full stream stops this connection's reading: TCP slows the publisher. Nothing that came behind may overtake what
+    /// waits: neither more media nor `event`, which may be the end of the publish.
+    fn wait_for_stream(&self, sent: Request<LiveStream, Ingest>, event: Option<ServerEvent>, ctx: &mut Context<Self>) {
+        ctx.wait(sent.into_actor(self).map(move |sent, connection, ctx| {
+            if sent.is_err() {
+                return connection.end("the stream is gone", ctx);
+            }
+            let event = event.filter(|_| connection.ending.is_none());
+            if event.is_none_or(|event| connection.act(event, ctx) == Flow::Go) {
+                connection.go_on(ctx);
+            }
+        }));
     }
 
     fn act(&mut self, event: ServerEvent, ctx: &mut Context<Self>) -> Flow {
