@@ -269,7 +269,9 @@ impl Connection {
     }
 
     fn go_on(&mut self, ctx: &mut Context<Self>) {
-        self.take_events(ctx);
+        if self.take_events(ctx) == Flow::Go && self.session.is_closing() {
+            self.end("refused", ctx);
+        }
         self.write(ctx);
     }
 
@@ -281,7 +283,7 @@ impl Connection {
     }
 
     /// Acts on what the session understood, up to the point where an answer from elsewhere is needed.
-    fn take_events(&mut self, ctx: &mut Context<Self>) {
+    fn take_events(&mut self, ctx: &mut Context<Self>) -> Flow {
         let mut media = SmallVec::<[Incoming; 2]>::new();
         while self.ending.is_none() {
             let Some(event) = self.session.poll() else { break };
@@ -294,20 +296,20 @@ impl Connection {
                 }
                 Err(event) => {
                     if let Some(sent) = self.ingest(&mut media, ctx) {
-                        return self.wait_for_stream(sent, Some(event), ctx);
+                        self.wait_for_stream(sent, Some(event), ctx);
+                        return Flow::Wait;
                     }
                     if self.act(event, ctx) == Flow::Wait {
-                        return;
+                        return Flow::Wait;
                     }
                 }
             }
         }
         if let Some(sent) = self.ingest(&mut media, ctx) {
-            return self.wait_for_stream(sent, None, ctx);
+            self.wait_for_stream(sent, None, ctx);
+            return Flow::Wait;
         }
-        if self.session.is_closing() {
-            self.end("refused", ctx);
-        }
+        Flow::Go
     }
 
     /// Hands media to the stream. What comes back must be waited for: the stream is full.
