@@ -612,6 +612,21 @@ fn unknown_message_types_are_ignored_up_to_a_point() {
 }
 
 #[test]
+fn a_clock_that_jumps_with_every_frame_does_not_fill_the_log() {
+    beside(|server| {
+        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", "jumpy");
+        for number in 0..500 {
+            peer.send_video(msid, (number % 2) * 100_000_000 + number, &avc_frame(true, number, 100));
+        }
+        still_answers(&mut peer);
+        server.wait_for_log(&["the publisher's clock jumped", "live/jumpy"], SOON);
+        let log = server.log();
+        let lines = log.lines().filter(|line| line.contains("the publisher's clock jumped")).count();
+        assert!(lines <= 10, "{lines} lines");
+    });
+}
+
+#[test]
 fn odd_windows_and_bandwidths_change_nothing() {
     beside(|server| {
         let mut peer = RtmpPeer::connect(server.port(), "live");
