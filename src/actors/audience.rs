@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use actix::prelude::*;
+use actix::{WeakAddr, prelude::*};
 use bytes::Bytes;
 
 use super::{
@@ -69,6 +69,8 @@ struct Hall {
     subscriber: u64,
     stream: Opened,
     seats: Seats,
+    /// Weak: the stream's recipient is what keeps the audience alive.
+    audience: WeakAddr<Audience>,
 }
 
 impl Seat {
@@ -95,7 +97,14 @@ impl Seat {
 
 /// Seats a player in the audience of its stream on this arbiter; the first one opens it.
 pub fn join(stream: &Opened, seat: Seat) -> Ticket {
-    let hall = HALLS.with_borrow_mut(|halls| Rc::clone(halls.entry(stream.id()).or_insert_with(|| Hall::open(stream))));
+    let hall = HALLS.with_borrow_mut(|halls| match halls.get(&stream.id()).filter(|hall| hall.lives()) {
+        Some(hall) => Rc::clone(hall),
+        None => {
+            let hall = Hall::open(stream);
+            halls.insert(stream.id(), Rc::clone(&hall));
+            hall
+        }
+    });
     let player = seat.player;
     hall.seats.borrow_mut().push(seat);
     hall.stream.counters.players.fetch_add(1, Ordering::Relaxed);
@@ -111,8 +120,14 @@ impl Hall {
             ctx.set_mailbox_capacity(MAILBOX);
             Audience { seats: Rc::clone(&seats) }
         });
+        let weak = audience.downgrade();
         stream.stream.do_send(Subscribe { id: subscriber, to: audience.recipient() });
-        Rc::new(Self { subscriber, stream: stream.clone(), seats })
+        Rc::new(Self { subscriber, stream: stream.clone(), seats, audience: weak })
+    }
+
+    /// Whether anybody here will ever hear anything: a bug may have ended the stream, or the audience alone.
+    fn lives(&self) -> bool {
+        self.stream.stream.connected() && self.audience.upgrade().is_some_and(|audience| audience.connected())
     }
 }
 
@@ -126,14 +141,21 @@ impl Drop for Ticket {
         if seats.is_empty() {
             // The stream lets go of its recipient, and with it the audience ends.
             self.house.stream.stream.do_send(Unsubscribe { id: self.house.subscriber });
-            HALLS.with_borrow_mut(|halls| halls.remove(&self.house.stream.id()));
+            HALLS.with_borrow_mut(|halls| {
+                let id = self.house.stream.id();
+                // After one that failed there may be another.
+                if halls.get(&id).is_some_and(|hall| Rc::ptr_eq(hall, &self.house)) {
+                    halls.remove(&id);
+                }
+            });
         }
     }
 }
 
 impl Ticket {
-    pub fn stream(&self) -> &Addr<LiveStream> {
-        &self.house.stream.stream
+    /// `false` once there is nothing more to come for the player, whoever publishes.
+    pub fn lives(&self) -> bool {
+        self.house.lives()
     }
 
     pub fn counters(&self) -> &Arc<StreamCounters> {
@@ -187,4 +209,73 @@ static NEXT_SUBSCRIBER: AtomicU64 = AtomicU64::new(1);
 thread_local! {
     /// The audiences of this arbiter, by the id of their stream.
     static HALLS: RefCell<HashMap<u64, Rc<Hall>>> = RefCell::default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::{
+        live_stream::Rules,
+        support::{
+            link::{Exited, Link},
+            output::Output,
+            socket::Writes,
+        },
+    };
+    use crate::{config::Live, media::key::StreamKey, protocol::amf};
+
+    struct Ears;
+    impl Actor for Ears {
+        type Context = Context<Self>;
+    }
+    impl Handler<PlayerNotice> for Ears {
+        type Result = ();
+        fn handle(&mut self, _: PlayerNotice, _: &mut Self::Context) {}
+    }
+    impl Handler<Exited> for Ears {
+        type Result = ();
+        fn handle(&mut self, _: Exited, _: &mut Self::Context) {}
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Fail;
+    impl Handler<Fail> for Audience {
+        type Result = ();
+        fn handle(&mut self, _: Fail, ctx: &mut Self::Context) {
+            ctx.stop();
+        }
+    }
+
+    #[actix::test]
+    async fn players_of_an_audience_that_failed_learn_it_and_newcomers_find_another() {
+        let ears = Ears.start();
+        let key = StreamKey::parse("default", "live", "test").expect("a good name");
+        let counters = Arc::new(StreamCounters { id: 1, ..StreamCounters::default() });
+        let rules = Arc::new(Rules { live: Live::default(), cork: None, amf: amf::Limits::DATA });
+        let link = Link::new(1, ears.clone().recipient());
+        let stream = LiveStream::new(key, rules, Arc::clone(&counters), link).start();
+        let opened = Opened { stream, counters };
+        let seat = |player| {
+            let output = Rc::new(RefCell::new(Output::new(Writes::closed())));
+            Seat::new(player, output, Bytes::new(), Bytes::new(), ears.clone().recipient())
+        };
+        let first = join(&opened, seat(1));
+        assert!(first.lives() && join(&opened, seat(2)).lives());
+        let audience = first.house.audience.upgrade().expect("it lives");
+        audience.send(Fail).await.expect("it hears");
+        while audience.connected() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!first.lives());
+        let second = join(&opened, seat(3));
+        assert!(second.lives());
+        drop(first);
+        assert_eq!(opened.counters.players.load(Ordering::Relaxed), 1);
+        let third = join(&opened, seat(4));
+        assert!(Rc::ptr_eq(&second.house, &third.house), "the one that failed did not take the new one along");
+        drop((second, third));
+        assert_eq!(opened.counters.players.load(Ordering::Relaxed), 0);
+        assert!(HALLS.with_borrow(HashMap::is_empty));
+    }
 }

@@ -516,7 +516,7 @@ impl Connection {
         }
         let stream_lives = match &self.role {
             Role::Publisher(role) => role.stream.connected(),
-            Role::Player(role) => role.ticket.stream().connected(),
+            Role::Player(role) => role.ticket.lives(),
             Role::None => true,
         };
         if !stream_lives {
