@@ -866,6 +866,24 @@ fn one_message_stream_has_one_job() {
 }
 
 #[test]
+fn a_second_role_on_one_connection_is_refused_and_the_first_goes_on() {
+    beside(|server| {
+        let (mut player, _) = RtmpPeer::play(server.port(), "live", "first");
+        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", "first");
+        let other = peer.create_stream();
+        for (command, refusal) in [("play", "NetStream.Play.Failed"), ("publish", "NetStream.Publish.BadName")] {
+            peer.command(other, command, &[Amf::Null, "first".into()]);
+            assert_eq!(peer.expect_status(other), refusal);
+        }
+        peer.send_video(msid, 0, AVC_CONFIG);
+        peer.send_video(msid, 40, &avc_frame(true, 7, 100));
+        player.expect("the first goes on", |message| (avc_frame_number(&message.payload) == Some(7)).then_some(()));
+        drop(peer);
+        server.wait_for_log(&["disconnect", "name: first", "received"], SOON);
+    });
+}
+
+#[test]
 fn a_second_publisher_of_a_living_stream_is_refused() {
     beside(|server| {
         let mut peer = RtmpPeer::connect(server.port(), "live");
