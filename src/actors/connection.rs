@@ -608,7 +608,10 @@ impl Handler<PlayerNotice> for Connection {
                     Role::Player(role) => role.venue.application.live_options.idle_streams,
                     _ => true,
                 };
-                if !stays {
+                if stays {
+                    // Words for each publisher that comes and goes count as replies do: a player must read them.
+                    self.write(ctx);
+                } else {
                     self.end("the publisher left and idle_streams is off", ctx);
                 }
             }
