@@ -263,7 +263,8 @@ impl Connection {
             self.local = said.destination.or(self.local);
             self.record.remote = self.peer;
             self.record.local = self.local;
-            self.presence = self.house.census.admit(Some(source.ip()), self.opened + now)?;
+            // It is counted as a connection already: the last one there is room for must not be refused to itself.
+            self.presence.identify(Some(source.ip()), self.opened + now)?;
         }
         Ok(())
     }
