@@ -154,9 +154,11 @@ run() {
     start_server "$row" "$port"
     # The floor makes its own stream.
     [[ $row != floor-* ]] || set -- "$@" --publishers 0
+    # A server may close who says nothing for some seconds: measure before.
+    [[ $scenario == idle-* ]] && set -- "$@" --warmup 1 --duration 1 || set -- "$@" --duration "$duration"
     echo "pass $pass, $scenario, $row" >&2
     if json=$("${second[@]}" "$livemill" bench "rtmp://127.0.0.1:$port/live/bench" "$@" \
-        --duration "$duration" --server-pid "$server_pid" --json); then
+        --server-pid "$server_pid" --json); then
         echo "$json" >"$dir/$scenario.$row.$pass.json"
         local line="$scenario $row $pass" name
         for name in "${fields[@]}"; do line+=" $(field "$json" "$name")"; done
@@ -167,7 +169,7 @@ run() {
 
 fields=(server_cpu_us_per_player_s video_latency_ms_p50 video_latency_ms_p99 video_latency_ms_max audio_latency_ms_p50
     frames_lost players_cut_off players_ready frames_per_player_min frames_per_player_max play_to_key_ms_p50
-    server_rss_kib_per_connection server_rss_mib idle_ready connect_ms_p50 tool_cpu_share)
+    server_rss_kib_per_connection server_rss_mib idle_ready connect_ms_p50 tool_cpu_share idle_cut_off)
 
 : >"$dir/results"
 for pass in $(seq "$passes"); do
@@ -186,7 +188,7 @@ for pass in $(seq "$passes"); do
             idle)
                 for row in $rows; do
                     [[ $row != nginx && $row != default ]] ||
-                        run idle-2000 "$row" "$pass" --publishers 0 --players 0 --idle 2000
+                        run idle-2000 "$row" "$pass" --publishers 0 --players 0 --idle 2000 --ramp 1000
                 done
                 ;;
             *) echo "there is no scenario $scenario" >&2; exit 2 ;;
@@ -221,8 +223,8 @@ awk -v passes="$passes" '
             s = scenario[i]
             printf "\n### %s\n\n", s
             if (s ~ /^idle/) {
-                print "| server | ready | KiB/connection | × nginx | median | RSS MiB | connect ms p50 |"
-                print "|---|---:|---:|---:|---:|---:|---:|"
+                print "| server | ready | cut off | KiB/connection | × nginx | median | RSS MiB | connect ms p50 |"
+                print "|---|---:|---:|---:|---:|---:|---:|---:|"
             } else {
                 print "| server | CPU µs/(player·s) | × nginx by pass | median | video p50 ms | p99 | max | audio p50 ms | lost | cut off | ready | frames/player | play to keyframe ms p50 | KiB/connection | RSS MiB | tool core share |"
                 print "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
@@ -231,7 +233,7 @@ awk -v passes="$passes" '
                 key = s SUBSEP row[s, j]
                 if (s ~ /^idle/) {
                     r = ratios(key, rss, nginx_rss, s)
-                    printf "| %s | %s | %s | %s | %s | %s | %s |\n", row[s, j], m(17), show(all[key, 15]), show(r), median(r), m(16), m(18)
+                    printf "| %s | %s | %s | %s | %s | %s | %s | %s |\n", row[s, j], m(17), m(20), show(all[key, 15]), show(r), median(r), m(16), m(18)
                 } else {
                     r = ratios(key, value, nginx, s)
                     printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s–%s | %s | %s | %s | %s |\n", row[s, j], show(all[key, 4]), show(r), median(r), m(5), m(6), m(7), m(8), m(9), m(10), m(11), m(12), m(13), m(14), m(15), m(16), m(19)

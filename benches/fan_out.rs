@@ -6,7 +6,7 @@ use bytes::Bytes;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use livemill::media::gather::{Gather, GatherRules};
-use livemill::media::packet::{Packet, PacketKind, Track};
+use livemill::media::packet::{Batch, Packet, PacketKind, Track};
 use livemill::media::queue::{Item, QueueRules, SendQueue};
 use livemill::protocol::rtmp::chunk::WireStyle;
 use livemill::protocol::rtmp::wire::PlayForm;
@@ -55,8 +55,10 @@ fn fan_out(bencher: Bencher<'_, '_>, players: usize, rules: GatherRules) {
         let mut gather = Gather::new(rules);
         let mut written = 0;
         for (packet, at) in packets {
-            gather.push(packet, at);
-            let Some(batch) = gather.ready(at) else { continue };
+            let is_video = packet.track() == Track::Video;
+            gather.push(packet, is_video, at);
+            let Some(together) = gather.ready(at) else { continue };
+            let batch = Batch::new(together.into_iter().collect());
             for queue in &mut queues {
                 queue.offer(&batch);
                 while let Some(item) = queue.pop() {

@@ -15,8 +15,9 @@ use std::{
     },
 };
 
-use actix::{WeakAddr, prelude::*};
+use actix::prelude::*;
 use bytes::Bytes;
+use tracing::error;
 
 use super::{
     live_stream::{CatchUp, Deliver, LiveStream, Subscribe, Unsubscribe},
@@ -26,6 +27,8 @@ use super::{
 
 /// One ear of a stream, for all its players on this arbiter.
 pub struct Audience {
+    /// The id of the stream.
+    stream: u64,
     seats: Seats,
 }
 
@@ -69,8 +72,6 @@ struct Hall {
     subscriber: u64,
     stream: Opened,
     seats: Seats,
-    /// Weak: the stream's recipient is what keeps the audience alive.
-    audience: WeakAddr<Audience>,
 }
 
 impl Seat {
@@ -97,14 +98,7 @@ impl Seat {
 
 /// Seats a player in the audience of its stream on this arbiter; the first one opens it.
 pub fn join(stream: &Opened, seat: Seat) -> Ticket {
-    let hall = HALLS.with_borrow_mut(|halls| match halls.get(&stream.id()).filter(|hall| hall.lives()) {
-        Some(hall) => Rc::clone(hall),
-        None => {
-            let hall = Hall::open(stream);
-            halls.insert(stream.id(), Rc::clone(&hall));
-            hall
-        }
-    });
+    let hall = HALLS.with_borrow_mut(|halls| Rc::clone(halls.entry(stream.id()).or_insert_with(|| Hall::open(stream))));
     let player = seat.player;
     hall.seats.borrow_mut().push(seat);
     hall.stream.counters.players.fetch_add(1, Ordering::Relaxed);
@@ -118,16 +112,10 @@ impl Hall {
         let seats = Seats::default();
         let audience = Audience::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Audience { seats: Rc::clone(&seats) }
+            Audience { stream: stream.id(), seats: Rc::clone(&seats) }
         });
-        let weak = audience.downgrade();
         stream.stream.do_send(Subscribe { id: subscriber, to: audience.recipient() });
-        Rc::new(Self { subscriber, stream: stream.clone(), seats, audience: weak })
-    }
-
-    /// Whether anybody here will ever hear anything: a bug may have ended the stream, or the audience alone.
-    fn lives(&self) -> bool {
-        self.stream.stream.connected() && self.audience.upgrade().is_some_and(|audience| audience.connected())
+        Rc::new(Self { subscriber, stream: stream.clone(), seats })
     }
 }
 
@@ -141,21 +129,14 @@ impl Drop for Ticket {
         if seats.is_empty() {
             // The stream lets go of its recipient, and with it the audience ends.
             self.house.stream.stream.do_send(Unsubscribe { id: self.house.subscriber });
-            HALLS.with_borrow_mut(|halls| {
-                let id = self.house.stream.id();
-                // After one that failed there may be another.
-                if halls.get(&id).is_some_and(|hall| Rc::ptr_eq(hall, &self.house)) {
-                    halls.remove(&id);
-                }
-            });
+            forget(self.house.stream.id(), &self.house.seats);
         }
     }
 }
 
 impl Ticket {
-    /// `false` once there is nothing more to come for the player, whoever publishes.
-    pub fn lives(&self) -> bool {
-        self.house.lives()
+    pub fn stream(&self) -> &Addr<LiveStream> {
+        &self.house.stream.stream
     }
 
     pub fn counters(&self) -> &Arc<StreamCounters> {
@@ -165,6 +146,21 @@ impl Ticket {
 
 impl Actor for Audience {
     type Context = Context<Self>;
+}
+
+/// Whoever still has a seat would wait for ever: it is told to go. That is the end of the stream, or a bug of ours.
+impl Drop for Audience {
+    fn drop(&mut self) {
+        forget(self.stream, &self.seats);
+        let Ok(seats) = self.seats.try_borrow() else { return };
+        if std::thread::panicking() {
+            error!(players = seats.len(), "an audience failed by a bug in livemill; its players are closed");
+        }
+        for seat in seats.iter() {
+            // Once in the life of a player.
+            seat.to.do_send(PlayerNotice::Broken(io::Error::other("the stream failed")));
+        }
+    }
 }
 
 impl Handler<Deliver> for Audience {
@@ -201,6 +197,17 @@ impl Handler<Deliver> for Audience {
     }
 }
 
+/// The next player opens an audience of its own, unless somebody has done so already.
+fn forget(stream: u64, seats: &Seats) {
+    // At the end of a thread there is nothing left to forget.
+    let _ = HALLS.try_with(|halls| {
+        let Ok(mut halls) = halls.try_borrow_mut() else { return };
+        if halls.get(&stream).is_some_and(|hall| Rc::ptr_eq(&hall.seats, seats)) {
+            halls.remove(&stream);
+        }
+    });
+}
+
 /// Deliveries that may wait while the arbiter is busy: about two seconds of a stream.
 const MAILBOX: usize = 64;
 
@@ -214,68 +221,28 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::{
-        live_stream::Rules,
-        support::{
-            link::{Exited, Link},
-            output::Output,
-            socket::Writes,
-        },
-    };
-    use crate::{config::Live, media::key::StreamKey, protocol::amf};
+    use crate::actors::support::{output::Output, socket::Writes};
+    use tokio::sync::mpsc;
 
-    struct Ears;
-    impl Actor for Ears {
+    struct Player(mpsc::Sender<PlayerNotice>);
+    impl Actor for Player {
         type Context = Context<Self>;
     }
-    impl Handler<PlayerNotice> for Ears {
+    impl Handler<PlayerNotice> for Player {
         type Result = ();
-        fn handle(&mut self, _: PlayerNotice, _: &mut Self::Context) {}
-    }
-    impl Handler<Exited> for Ears {
-        type Result = ();
-        fn handle(&mut self, _: Exited, _: &mut Self::Context) {}
-    }
-
-    #[derive(Message)]
-    #[rtype(result = "()")]
-    struct Fail;
-    impl Handler<Fail> for Audience {
-        type Result = ();
-        fn handle(&mut self, _: Fail, ctx: &mut Self::Context) {
-            ctx.stop();
+        fn handle(&mut self, notice: PlayerNotice, _: &mut Self::Context) {
+            self.0.try_send(notice).expect("the test reads all of them");
         }
     }
 
     #[actix::test]
-    async fn players_of_an_audience_that_failed_learn_it_and_newcomers_find_another() {
-        let ears = Ears.start();
-        let key = StreamKey::parse("default", "live", "test").expect("a good name");
-        let counters = Arc::new(StreamCounters { id: 1, ..StreamCounters::default() });
-        let rules = Arc::new(Rules { live: Live::default(), cork: None, amf: amf::Limits::DATA });
-        let link = Link::new(1, ears.clone().recipient());
-        let stream = LiveStream::new(key, rules, Arc::clone(&counters), link).start();
-        let opened = Opened { stream, counters };
-        let seat = |player| {
-            let output = Rc::new(RefCell::new(Output::new(Writes::closed())));
-            Seat::new(player, output, Bytes::new(), Bytes::new(), ears.clone().recipient())
-        };
-        let first = join(&opened, seat(1));
-        assert!(first.lives() && join(&opened, seat(2)).lives());
-        let audience = first.house.audience.upgrade().expect("it lives");
-        audience.send(Fail).await.expect("it hears");
-        while audience.connected() {
-            tokio::task::yield_now().await;
-        }
-        assert!(!first.lives());
-        let second = join(&opened, seat(3));
-        assert!(second.lives());
-        drop(first);
-        assert_eq!(opened.counters.players.load(Ordering::Relaxed), 1);
-        let third = join(&opened, seat(4));
-        assert!(Rc::ptr_eq(&second.house, &third.house), "the one that failed did not take the new one along");
-        drop((second, third));
-        assert_eq!(opened.counters.players.load(Ordering::Relaxed), 0);
-        assert!(HALLS.with_borrow(HashMap::is_empty));
+    async fn players_are_told_when_their_audience_is_gone() {
+        let (seen, mut notices) = mpsc::channel(1);
+        let output = Rc::new(RefCell::new(Output::new(Writes::closed())));
+        let seat = Seat::new(7, output, Bytes::new(), Bytes::new(), Player(seen).start().recipient());
+        let audience = Audience { stream: 1, seats: Rc::new(RefCell::new(vec![seat])) }.start();
+        drop(audience);
+        let notice = notices.recv().await;
+        assert!(matches!(notice, Some(PlayerNotice::Broken(_))), "nobody is left to write for this player");
     }
 }

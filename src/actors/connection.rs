@@ -36,7 +36,7 @@ use super::{
 use crate::{
     config::Server,
     log::access::SessionRecord,
-    media::key::StreamKey,
+    media::{gather::Gather, key::StreamKey},
     protocol::{
         proxy,
         rtmp::{
@@ -62,7 +62,8 @@ pub struct Connection {
     session: ServerSession,
     output: SharedOutput,
     deadlines: Deadlines,
-    times: Times,
+    times: Arc<Times>,
+    next_tick: SpawnHandle,
     received: u64,
     media: u64,
     place: Option<Box<Place>>,
@@ -108,6 +109,10 @@ struct PublisherRole {
     msid: u32,
     key: StreamKey,
     stream: Addr<LiveStream>,
+    /// What waits for a video frame to ride with.
+    gather: Gather<Incoming>,
+    /// A timer for what waits is under way.
+    timer_is_set: bool,
     _counted: Publishing,
 }
 
@@ -171,7 +176,8 @@ impl Connection {
             session: ServerSession::new(house.session_config(server), rand::random()),
             output: Rc::new(RefCell::new(Output::new(writes))),
             deadlines: Deadlines::new(Duration::ZERO),
-            times: Times::new(&house.limits, &server.rtmp),
+            times: house.times(server).unwrap_or_else(|| Arc::new(Times::new(&house.limits, &server.rtmp))),
+            next_tick: SpawnHandle::default(),
             received: 0,
             media: 0,
             place: None,
@@ -263,8 +269,7 @@ impl Connection {
             self.local = said.destination.or(self.local);
             self.record.remote = self.peer;
             self.record.local = self.local;
-            // It is counted as a connection already: the last one there is room for must not be refused to itself.
-            self.presence.identify(Some(source.ip()), self.opened + now)?;
+            self.presence.identify(source.ip(), self.opened + now)?;
         }
         Ok(())
     }
@@ -313,18 +318,45 @@ impl Connection {
         Flow::Go
     }
 
-    /// Hands media to the stream. What comes back must be waited for: the stream is full.
+    /// Gathers media for the stream, and hands over what need not wait. What comes back must be waited for: the stream is
+    /// full.
     fn ingest(
         &mut self,
         media: &mut SmallVec<[Incoming; 2]>,
         ctx: &mut Context<Self>,
     ) -> Option<Request<LiveStream, Ingest>> {
-        let messages = std::mem::take(media);
-        let Role::Publisher(role) = &self.role else { return None };
-        if messages.is_empty() {
+        let now = self.now();
+        let Role::Publisher(role) = &mut self.role else {
+            media.clear();
             return None;
+        };
+        for incoming in media.drain(..) {
+            let is_video = incoming.medium == Medium::Video;
+            role.gather.push(incoming, is_video, now);
         }
-        match role.stream.try_send(Ingest { session: self.id, messages }) {
+        self.hand_over(ctx)
+    }
+
+    /// Hands to the stream what need not wait any longer, and sets a timer for what may.
+    fn hand_over(&mut self, ctx: &mut Context<Self>) -> Option<Request<LiveStream, Ingest>> {
+        let now = self.now();
+        let Role::Publisher(role) = &mut self.role else { return None };
+        let sent = match role.gather.ready(now) {
+            Some(messages) => role.stream.try_send(Ingest { session: self.id, messages }),
+            None => Ok(()),
+        };
+        if let (Some(due), false) = (role.gather.due(), role.timer_is_set) {
+            role.timer_is_set = true;
+            ctx.run_later(due.saturating_sub(now), |connection, ctx| {
+                if let Role::Publisher(role) = &mut connection.role {
+                    role.timer_is_set = false;
+                }
+                if let Some(sent) = connection.hand_over(ctx) {
+                    connection.wait_for_stream(sent, None, ctx);
+                }
+            });
+        }
+        match sent {
             Ok(()) => None,
             Err(SendError::Full(ingest)) => Some(role.stream.send(ingest)),
             Err(SendError::Closed(_)) => {
@@ -385,9 +417,11 @@ impl Connection {
     /// Gives up publishing or playing.
     fn part(&mut self) {
         match std::mem::replace(&mut self.role, Role::None) {
-            Role::Publisher(role) => {
+            Role::Publisher(mut role) => {
                 info!(connection = self.id, client = self.client(), stream = %role.key, "publish ended");
-                // Rare by nature, and it may not get lost.
+                // Once for each publish, and neither may get lost.
+                let messages = role.gather.take();
+                role.stream.do_send(Ingest { session: self.id, messages });
                 role.stream.do_send(EndPublish { session: self.id });
             }
             Role::Player(role) => {
@@ -488,7 +522,19 @@ impl Connection {
         }
     }
 
+    fn tick_later(&mut self, ctx: &mut Context<Self>) {
+        // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
+        let is_calm = self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
+        self.next_tick = ctx.run_later(if is_calm { CALM_TICK } else { TICK }, Self::tick);
+    }
+
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.look(ctx);
+        self.tick_later(ctx);
+    }
+
+    /// Asks the clock whether this connection is still worth having.
+    fn look(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         let sight = {
             let mut output = self.output.borrow_mut();
@@ -508,7 +554,13 @@ impl Connection {
                 self.session.ping(now.as_millis() as u32);
                 self.write(ctx);
             }
-            Verdict::Close(reason) if self.ending.is_some() || sight.waits => self.end_now(&reason.to_string(), ctx),
+            Verdict::Close(reason) if self.ending.is_some() || sight.waits => {
+                if sight.waits {
+                    // It does not read: what lies in the kernel for it would lie there for minutes.
+                    self.output.borrow_mut().socket().reset_on_close();
+                }
+                self.end_now(&reason.to_string(), ctx);
+            }
             Verdict::Close(reason) => self.end(&reason.to_string(), ctx),
         }
         // Metadata that came too fast is handed on when its second has come, also when nothing else comes.
@@ -517,7 +569,7 @@ impl Connection {
         }
         let stream_lives = match &self.role {
             Role::Publisher(role) => role.stream.connected(),
-            Role::Player(role) => role.ticket.lives(),
+            Role::Player(role) => role.ticket.stream().connected(),
             Role::None => true,
         };
         if !stream_lives {
@@ -548,7 +600,7 @@ impl Actor for Connection {
         match self.reads.take() {
             Some(reads) => {
                 ctx.add_stream(reads);
-                ctx.run_interval(TICK, Self::tick);
+                self.tick_later(ctx);
                 debug!(connection = self.id, client = self.client(), port = %self.port, "client connected");
             }
             None => ctx.stop(),
@@ -602,7 +654,12 @@ impl Handler<PlayerNotice> for Connection {
 
     fn handle(&mut self, notice: PlayerNotice, ctx: &mut Self::Context) {
         match notice {
-            PlayerNotice::Blocked => self.wait_writable(ctx),
+            PlayerNotice::Blocked => {
+                self.wait_writable(ctx);
+                // From here on its progress is watched closely, and counts from now.
+                ctx.cancel_future(self.next_tick);
+                self.tick(ctx);
+            }
             PlayerNotice::Broken(error) => self.end_now(&describe(&error), ctx),
             PlayerNotice::Ended => {
                 let stays = match &self.role {
@@ -666,3 +723,6 @@ const MAX_CONTROL_BYTES: usize = 64 * 1024;
 
 /// How often a connection looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The same for a player that takes what it is given.
+const CALM_TICK: Duration = Duration::from_secs(5);

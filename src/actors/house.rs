@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use super::{
     live_stream::Rules,
     router::Router,
-    support::{census::Census, directory::Directory},
+    support::{census::Census, deadlines::Times, directory::Directory},
 };
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
     log::access::{AccessLog, AccessLogs},
+    media::gather::GatherRules,
     protocol::{
         amf,
         rtmp::{limits::SessionLimits, server::SessionConfig},
@@ -79,6 +80,11 @@ impl House {
         self.floors.get(server.index).map(|floor| Arc::clone(&floor.session)).unwrap_or_default()
     }
 
+    /// How long a connection to this server may take before it has said which application it wants.
+    pub fn times(&self, server: &Server) -> Option<Arc<Times>> {
+        self.floors.get(server.index).map(|floor| Arc::clone(&floor.times))
+    }
+
     pub fn tls_is_crowded(&self) -> bool {
         self.max_tls_handshakes > 0 && self.tls_handshakes.load(Ordering::Relaxed) >= self.max_tls_handshakes
     }
@@ -88,6 +94,10 @@ impl House {
 pub struct Venue {
     pub application: Arc<Application>,
     pub rules: Arc<Rules>,
+    /// What of a publisher waits for what.
+    pub gather: GatherRules,
+    /// How long its publishers and players may take.
+    pub times: Arc<Times>,
     pub access_log: AccessLog,
     /// Packets that may wait for a player, where the configuration says so.
     pub max_packets: Option<usize>,
@@ -96,6 +106,7 @@ pub struct Venue {
 struct Floor {
     venues: Vec<Arc<Venue>>,
     session: Arc<SessionConfig>,
+    times: Arc<Times>,
 }
 
 impl Floor {
@@ -105,11 +116,18 @@ impl Floor {
         let venue = |application: &Arc<Application>| {
             let live = application.live_options.clone();
             Arc::new(Venue {
-                rules: Arc::new(Rules {
-                    live,
+                gather: GatherRules {
+                    low_latency: live.low_latency,
+                    audio_hold: live.audio_hold,
+                    merge: live.merge,
                     cork: server.rtmp.out_cork,
-                    amf: amf_limits(limits, limits.amf_max_data_string),
+                },
+                times: Arc::new(Times {
+                    idle_publisher: live.drop_idle_publisher,
+                    slow_player: live.slow_player_timeout,
+                    ..Times::new(limits, &server.rtmp)
                 }),
+                rules: Arc::new(Rules { live, amf: amf_limits(limits, limits.amf_max_data_string) }),
                 access_log: logs.of(&application.access_log),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),
@@ -118,6 +136,7 @@ impl Floor {
         Self {
             venues: server.applications.iter().map(venue).collect(),
             session: Arc::new(session_config(server, limits)),
+            times: Arc::new(Times::new(limits, &server.rtmp)),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::support::{
 use crate::{
     config::{DuplicatePublisher, Live, Meta},
     media::{
-        gather::{Gather, GatherRules},
+        gather::Gathered,
         gop::{GopCache, GopLimits},
         key::StreamKey,
         packet::{Batch, Packet, PacketKind, Track},
@@ -41,9 +41,6 @@ pub struct LiveStream {
     started: Instant,
     timeline: Timeline,
     cache: GopCache,
-    gather: Gather,
-    /// A timer for what [`Gather`] holds is under way.
-    flush_armed: bool,
     publisher: Option<Publisher>,
     subscribers: Vec<Subscriber>,
     counters: Arc<StreamCounters>,
@@ -56,8 +53,6 @@ pub struct LiveStream {
 #[derive(Debug)]
 pub struct Rules {
     pub live: Live,
-    /// Packets that end a merge early.
-    pub cork: Option<usize>,
     /// What the values in metadata may be.
     pub amf: amf::Limits,
 }
@@ -91,12 +86,12 @@ pub struct NameInUse {
 #[rtype(result = "()")]
 pub struct Replaced;
 
-/// What the publisher sent in one go, in its order.
+/// What the publisher sent and what travels together, in its order.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Ingest {
     pub session: u64,
-    pub messages: SmallVec<[Incoming; 2]>,
+    pub messages: Gathered<Incoming>,
 }
 
 /// One message as it was published.
@@ -189,12 +184,6 @@ impl LiveStream {
             max_video: Some(live.gop_max_video_count),
             keep_ms: live.cache_time.as_millis() as u64,
         });
-        let gather = Gather::new(GatherRules {
-            low_latency: live.low_latency,
-            audio_hold: live.audio_hold,
-            merge: live.merge,
-            cork: rules.cork,
-        });
         let timeline = Timeline::new(TimelineRules {
             max_forward_ms: live.fix_timestamp.as_millis() as i64,
             ..TimelineRules::default()
@@ -205,8 +194,6 @@ impl LiveStream {
             started: Instant::now(),
             timeline,
             cache,
-            gather,
-            flush_armed: false,
             publisher: None,
             subscribers: Vec::new(),
             counters,
@@ -228,7 +215,7 @@ impl LiveStream {
         }
     }
 
-    fn take(&mut self, message: Incoming, now: Duration) {
+    fn take(&mut self, message: Incoming, now: Duration) -> Option<Packet> {
         self.counters.packets_in.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_in.fetch_add(message.body.len() as u64, Ordering::Relaxed);
         let packet = match message.medium {
@@ -236,13 +223,11 @@ impl LiveStream {
             Medium::Metadata => self.take_metadata(&message),
             Medium::Text => self.take_text(message, now),
         };
-        if let Some(packet) = packet {
-            self.cache.push(&packet);
-            // Before the first audio or video nobody has been told of this publisher: who waits is told with the burst.
-            if self.is_active() {
-                self.gather.push(packet, now);
-            }
+        if let Some(packet) = &packet {
+            self.cache.push(packet);
         }
+        // Before the first audio or video nobody has been told of this publisher: who waits is told with the burst.
+        packet.filter(|_| self.is_active())
     }
 
     fn take_media(&mut self, message: Incoming, now: Duration) -> Option<Packet> {
@@ -312,21 +297,6 @@ impl LiveStream {
         Some(Packet::new(Track::Data, PacketKind::Text, placed.time_ms, message.body))
     }
 
-    /// Sends what need not wait any longer and sets a timer for what may.
-    fn flush(&mut self, ctx: &mut Context<Self>) {
-        let now = self.now();
-        if let Some(batch) = self.gather.ready(now) {
-            self.deliver(batch);
-        }
-        if let (Some(due), false) = (self.gather.due(), self.flush_armed) {
-            self.flush_armed = true;
-            ctx.run_later(due.saturating_sub(now), |stream, ctx| {
-                stream.flush_armed = false;
-                stream.flush(ctx);
-            });
-        }
-    }
-
     fn deliver(&mut self, batch: Batch) {
         let counters = &self.counters;
         self.subscribers.retain_mut(|subscriber| {
@@ -356,9 +326,6 @@ impl LiveStream {
     }
 
     fn end_publisher(&mut self) {
-        if let Some(batch) = self.gather.take() {
-            self.deliver(batch);
-        }
         self.counters.publishing.store(false, Ordering::Relaxed);
         self.cache.clear();
         if self.publisher.take().is_some_and(|publisher| publisher.active) {
@@ -421,7 +388,7 @@ impl Handler<Publish> for LiveStream {
 impl Handler<Ingest> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, ingest: Ingest, ctx: &mut Self::Context) {
+    fn handle(&mut self, ingest: Ingest, _: &mut Self::Context) {
         let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.session == ingest.session) else {
             return; // somebody else has taken over
         };
@@ -432,10 +399,10 @@ impl Handler<Ingest> for LiveStream {
             self.begin_playing();
         }
         let now = self.now();
-        for message in ingest.messages {
-            self.take(message, now);
+        let packets: SmallVec<_> = ingest.messages.into_iter().filter_map(|message| self.take(message, now)).collect();
+        if !packets.is_empty() {
+            self.deliver(Batch::new(packets));
         }
-        self.flush(ctx);
     }
 }
 
@@ -464,10 +431,6 @@ impl Handler<CatchUp> for LiveStream {
     fn handle(&mut self, CatchUp { subscriber, listener }: CatchUp, _: &mut Self::Context) {
         if !self.is_active() {
             return;
-        }
-        // What is being gathered is in the cache already: it goes to the others first, so that nobody gets it twice.
-        if let Some(batch) = self.gather.take() {
-            self.deliver(batch);
         }
         let Some(place) = self.subscribers.iter().position(|known| known.id == subscriber) else { return };
         let burst = self.burst();
@@ -566,7 +529,7 @@ mod tests {
     fn stream(live: Live) -> Addr<LiveStream> {
         let key = StreamKey::parse("default", "live", "test").expect("a good name");
         let link = Link::new(1, Parent.start().recipient());
-        LiveStream::new(key, Arc::new(Rules { live, cork: None, amf: amf::Limits::DATA }), Arc::default(), link).start()
+        LiveStream::new(key, Arc::new(Rules { live, amf: amf::Limits::DATA }), Arc::default(), link).start()
     }
 
     async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {
@@ -608,24 +571,6 @@ mod tests {
         );
         send(&stream, 1, &[(Medium::Video, 580, INTER)]).await;
         assert_eq!(late.next().await, [(PacketKind::Inter, 80)], "nothing comes twice");
-    }
-
-    #[actix::test]
-    async fn audio_rides_with_the_next_video_frame_and_waits_no_longer_than_its_hold() {
-        tokio::time::pause();
-        let stream = stream(Live::default());
-        publish(&stream, 1).await.expect("the name is free");
-        let mut player = Player::join(&stream, 7).await;
-        send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
-        assert_eq!(player.next().await, []);
-        assert_eq!(player.next().await, [(PacketKind::Key, 0)]);
-        send(&stream, 1, &[(Medium::Audio, 10, AAC)]).await;
-        send(&stream, 1, &[(Medium::Video, 40, INTER)]).await;
-        assert_eq!(player.next().await, [(PacketKind::Audio, 10), (PacketKind::Inter, 40)]);
-        let sent = Instant::now();
-        send(&stream, 1, &[(Medium::Audio, 50, AAC)]).await;
-        assert_eq!(player.next().await, [(PacketKind::Audio, 50)]);
-        assert!((40..=41).contains(&sent.elapsed().as_millis()), "{:?}", sent.elapsed());
     }
 
     #[actix::test]

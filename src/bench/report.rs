@@ -23,6 +23,7 @@ pub struct Report {
     pub idle_ready: usize,
     pub idle_cut_off: usize,
     pub slow: usize,
+    /// Those that were reset. Who never reads does not see a close that queues behind what was sent before.
     pub slow_cut_off: usize,
     pub frames_lost: u64,
     pub frames_duplicated: u64,
@@ -72,7 +73,9 @@ impl Report {
         let share = |ns: u64| round(ns as f64 / outcome.window_ns.max(1) as f64);
         let server_ns = outcome.server.map(|[_, start, end]| end.cpu_ns_since(&start));
         let listening = outcome.players_ready.saturating_sub(outcome.players_cut_off);
-        let joined = outcome.players_ready + args.slow + outcome.idle_ready;
+        // Who was cut off costs nothing any more.
+        let joined = (outcome.players_ready + args.slow + outcome.idle_ready)
+            .saturating_sub(outcome.players_cut_off + outcome.slow_cut_off + outcome.idle_cut_off);
         Self {
             url: args.url.clone(),
             window_s: round(window_s),

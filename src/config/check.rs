@@ -39,6 +39,13 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Used {
+    /// It comes with `http {}` and needs no word of its own.
+    fn waits_for_http(&self) -> bool {
+        self.in_http && self.verdict == translate(directives::HTTP_LATER)
+    }
+}
+
 impl Verdict {
     /// Would the operator miss something?
     pub fn is_loss(self) -> bool {
@@ -147,10 +154,12 @@ fn translate(says: Says) -> Verdict {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places: Vec<String> = self.used.iter().map(|used| used.place.to_string()).collect();
+        // What waits for one and the same thing is named in one place, so that it does not bury the rest.
+        let (waiting, shown): (Vec<&Used>, Vec<&Used>) = self.used.iter().partition(|used| used.waits_for_http());
+        let places: Vec<String> = shown.iter().map(|used| used.place.to_string()).collect();
         let place_width = places.iter().map(String::len).max().unwrap_or(0);
-        let name_width = self.used.iter().map(|used| used.directive.len()).max().unwrap_or(0);
-        for (used, place) in self.used.iter().zip(&places) {
+        let name_width = shown.iter().map(|used| used.directive.len()).max().unwrap_or(0);
+        for (used, place) in shown.iter().zip(&places) {
             write!(f, "{place:place_width$}  {:name_width$}  ", used.directive)?;
             match used.verdict {
                 Verdict::Works => writeln!(f, "works")?,
@@ -158,6 +167,10 @@ impl fmt::Display for Report {
                 Verdict::NoEffect(why) => writeln!(f, "accepted, no effect: {why}")?,
                 Verdict::NotYet(what) => writeln!(f, "not yet: {what}")?,
                 Verdict::Unknown => writeln!(f, "not yet: unknown to livemill, kept as it is")?,
+            }
+            if used.directive == "http" && !used.in_http && !waiting.is_empty() {
+                let indent = place_width + name_width + 4;
+                write_list(f, indent, "waiting in it:", &distinct(&waiting))?;
             }
         }
         for remark in &self.remarks {
@@ -177,17 +190,41 @@ impl fmt::Display for Report {
             (Some(error), _) => writeln!(f, "the file is broken: {error}"),
             (None, 0) => writeln!(f, "nothing is lost"),
             (None, _) => {
-                let mut lost: Vec<&str> = Vec::new();
-                for used in self.used.iter().filter(|used| used.verdict.is_loss() && !used.in_http) {
-                    if !lost.contains(&used.directive.as_str()) {
-                        lost.push(&used.directive);
-                    }
-                }
+                let lost = self.used.iter().filter(|used| used.verdict.is_loss() && !used.in_http);
+                let lost = distinct(&lost.collect::<Vec<_>>());
                 writeln!(f, "lost in this release: {}", lost.join(" "))
             }
         }
     }
 }
+
+/// Each name once, where it first comes.
+fn distinct<'a>(used: &[&'a Used]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for name in used.iter().map(|used| used.directive.as_str()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// A list of words below a column, in lines that fit a terminal.
+fn write_list(f: &mut fmt::Formatter<'_>, indent: usize, head: &str, words: &[&str]) -> fmt::Result {
+    let mut line = head.to_owned();
+    for word in words {
+        if indent + line.len() + 1 + word.len() > LINE_WIDTH && line != head {
+            writeln!(f, "{:indent$}{line}", "")?;
+            line = format!("  {word}");
+        } else {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    writeln!(f, "{:indent$}{line}", "")
+}
+
+const LINE_WIDTH: usize = 120;
 
 /// Blocks of http whose inside is data.
 const OPAQUE: &[&str] = &["types", "map", "geo", "split_clients", "upstream", "charset_map"];
@@ -233,6 +270,21 @@ x.conf:2  wait_key        works
 
 7 directives: 5 work, 0 work better, 1 without effect, 1 not yet
 lost in this release: hls
+"
+        );
+    }
+
+    #[test]
+    fn what_waits_for_http_is_named_in_one_place() {
+        let report = of_text("http { sendfile on; server { listen 80; location / { root x; } listen 81; } nosuch; }");
+        assert_eq!(
+            report.to_string(),
+            "x.conf:1  http    not yet: http is read and kept; it is served in a later release
+                  waiting in it: sendfile server listen location root
+x.conf:1  nosuch  not yet: unknown to livemill, kept as it is
+
+8 directives: 0 work, 0 work better, 0 without effect, 8 not yet
+lost in this release: http
 "
         );
     }

@@ -771,7 +771,8 @@ static MPEGTS: &[Row] = &[
     row("mpegts_out_queue", "P", MSA, Number, "4096", TS_LATER),
 ];
 
-const HTTP_LATER: Verdict = NotYet("http is served in a later release");
+/// Of everything that comes with `http {}`.
+pub const HTTP_LATER: Verdict = NotYet("http is served in a later release");
 
 static HTTP_ROWS: &[Row] = &[
     row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", HTTP_LATER).many_here(),

@@ -1,13 +1,12 @@
 //! A healthy stream beside a test: a publisher and a player who must never notice what else happens on the server.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::core_wait::{CoreWait, Moment};
 use super::peer::{AVC_CONFIG, Next, RtmpPeer, avc_frame, avc_frame_number};
 use super::server::TestServer;
 use super::{wait, wire};
@@ -21,33 +20,42 @@ pub fn unharmed(server: &mut TestServer, case: impl FnOnce(&TestServer)) {
     stream.check(server);
 }
 
-/// 25 frames a second, numbered; each also goes to a second reader past the server, which tells how late this machine is itself.
+/// The same for a case so heavy that the allocator keeps a few MiB of what it needed, for the next time: the case has run
+/// twice before anything is measured, so a third time must find room in what is there. A leak shows all the same.
+#[track_caller]
+pub fn unharmed_once_more(server: &mut TestServer, case: impl Fn(&TestServer)) {
+    for _ in 0..2 {
+        case(server);
+    }
+    unharmed(server, case);
+}
+
+/// 25 frames a second, numbered, published by one thread and played by another.
 pub struct HealthyStream {
     stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU32>,
-    played: Arrivals,
-    direct: Arrivals,
+    sent: Frames,
+    played: Frames,
     threads: Vec<JoinHandle<()>>,
     descriptors: usize,
     memory_kib: u64,
 }
 
-/// When each frame arrived.
-type Arrivals = Arc<Mutex<BTreeMap<u32, Instant>>>;
+/// When each frame was sent, or arrived.
+type Frames = Arc<Mutex<BTreeMap<u32, Moment>>>;
 
 impl HealthyStream {
     /// Returns when frames flow and the server's use of memory and descriptors has been noted.
     pub fn beside(server: &TestServer) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let sent = Arc::new(AtomicU32::new(0));
-        let (played, direct) = (Arrivals::default(), Arrivals::default());
+        let (sent, played) = (Frames::default(), Frames::default());
+        let core_wait = Arc::new(CoreWait::new(server.pid()));
         let (mut player, _) = RtmpPeer::play(server.port(), APP, NAME);
         let (mut publisher, msid) = RtmpPeer::publish(server.port(), APP, NAME);
-        let (mut past_server, mut past_server_end) = UnixStream::pair().expect("a pair of sockets");
 
         let mut threads = Vec::new();
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let (stopped, frames, clock) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&core_wait));
         threads.push(std::thread::spawn(move || {
+            clock.add_this_thread();
             publisher.set_chunk_size(4096);
             publisher.send_video(msid, 0, AVC_CONFIG);
             let began = Instant::now();
@@ -56,28 +64,21 @@ impl HealthyStream {
                     return;
                 }
                 let frame = avc_frame(number % GOP_FRAMES == 0, number, FRAME_BYTES);
-                past_server.write_all(&number.to_be_bytes()).expect("the second reader reads");
+                frames.lock().expect("no other thread panics").insert(number, clock.now());
                 publisher.send_video(msid, number * FRAME_MS, &frame);
-                count.store(number + 1, Ordering::Release);
                 let next = Duration::from_millis(u64::from((number + 1) * FRAME_MS));
                 std::thread::sleep(next.saturating_sub(began.elapsed()));
             }
         }));
-        let arrivals = Arc::clone(&direct);
+        let (stopped, frames, clock) = (Arc::clone(&stop), Arc::clone(&played), core_wait);
         threads.push(std::thread::spawn(move || {
-            let mut number = [0; 4];
-            while past_server_end.read_exact(&mut number).is_ok() {
-                arrivals.lock().expect("no reader panics").insert(u32::from_be_bytes(number), Instant::now());
-            }
-        }));
-        let (arrivals, stopped) = (Arc::clone(&played), Arc::clone(&stop));
-        threads.push(std::thread::spawn(move || {
+            clock.add_this_thread();
             loop {
                 match player.next(Duration::from_millis(50)) {
                     Next::Message(message) if message.kind == wire::VIDEO => {
-                        let at = Instant::now();
-                        let number = avc_frame_number(&message.payload);
-                        arrivals.lock().expect("no reader panics").extend(number.map(|number| (number, at)));
+                        if let Some(number) = avc_frame_number(&message.payload) {
+                            frames.lock().expect("no other thread panics").insert(number, clock.now());
+                        }
                     }
                     Next::Message(_) => {}
                     Next::Nothing if stopped.load(Ordering::Acquire) => return,
@@ -86,7 +87,7 @@ impl HealthyStream {
                 }
             }
         }));
-        let mut stream = Self { stop, sent, played, direct, threads, descriptors: 0, memory_kib: 0 };
+        let mut stream = Self { stop, sent, played, threads, descriptors: 0, memory_kib: 0 };
         stream.wait_for_frames(BASELINE_FRAMES);
         stream.descriptors = server.fds();
         stream.memory_kib = server.anonymous_kib();
@@ -96,7 +97,7 @@ impl HealthyStream {
     /// Ends the stream and asserts everything that [`unharmed`] promises.
     #[track_caller]
     pub fn check(mut self, server: &mut TestServer) {
-        let so_far = self.played.lock().expect("no reader panics").len();
+        let so_far = self.played.lock().expect("no other thread panics").len();
         assert!(server.is_alive(), "the server ended:\n{}", server.log());
         let log = server.log();
         assert!(!log.contains("panicked at"), "a panic:\n{log}");
@@ -125,27 +126,28 @@ impl HealthyStream {
 
     #[track_caller]
     fn assert_nothing_noticed(&self) {
-        let played = self.played.lock().expect("no reader panics");
-        let direct = self.direct.lock().expect("no reader panics");
+        let sent = self.sent.lock().expect("no other thread panics");
+        let played = self.played.lock().expect("no other thread panics");
         let first = *played.keys().next().expect("frames were played");
-        let sent = self.sent.load(Ordering::Acquire);
-        let lost: Vec<u32> = (first..sent).filter(|number| !played.contains_key(number)).collect();
-        assert!(lost.is_empty(), "the healthy stream lost frames {lost:?} of {sent}");
+        let lost: Vec<u32> =
+            sent.range(first..).map(|(number, _)| *number).filter(|n| !played.contains_key(n)).collect();
+        assert!(lost.is_empty(), "the healthy stream lost frames {lost:?} of {}", sent.len());
 
-        let delay = |number: &u32| played[number].saturating_duration_since(direct[number]);
+        let delay = |number: &u32| played[number].later_than(sent[number]);
         let baseline = played.keys().take(BASELINE_FRAMES).map(delay).max().expect("the baseline was waited for");
         let worst = played.keys().max_by_key(|number| delay(number)).expect("frames were played");
         assert!(
             delay(worst) <= baseline + DELAY_ALLOWANCE,
-            "frame {worst} of the healthy stream came {:?} late (baseline {baseline:?})",
-            delay(worst)
+            "frame {worst} of the healthy stream was held up for {:?} (baseline {baseline:?}; from send to arrival it took {:?})",
+            delay(worst),
+            played[worst].at - sent[worst].at
         );
     }
 
     #[track_caller]
     fn wait_for_frames(&self, count: usize) {
         wait::until("frames of the healthy stream", Duration::from_secs(10), || {
-            (self.played.lock().expect("no reader panics").len() >= count).then_some(())
+            (self.played.lock().expect("no other thread panics").len() >= count).then_some(())
         });
     }
 }

@@ -3,19 +3,23 @@
 //! - [`server`]: starts the built binary on free ports and ends it again.
 //! - [`wire`]: RTMP bytes, written and read by this harness's own code, so that a bug in livemill's cannot hide itself.
 //! - [`peer`]: a blocking RTMP client over it; legal by default, as rude as a test wants.
+//! - [`core_wait`]: times without what a busy machine adds.
 //! - [`health`]: a publisher and a player beside a test that must never notice it.
+//! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub mod core_wait;
 pub mod fixtures;
 pub mod flv;
 pub mod health;
 pub mod peer;
 pub mod playing;
 pub mod server;
+pub mod stream;
 pub mod tools;
 pub mod wait;
 pub mod wire;

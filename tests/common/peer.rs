@@ -111,7 +111,8 @@ impl RtmpPeer {
         Self::over(RawPeer::connect_and_shake(port))
     }
 
-    fn over(raw: RawPeer) -> Self {
+    /// Over a connection that has shaken hands.
+    pub fn over(raw: RawPeer) -> Self {
         Self { raw, chunk_size: 128, reader: Reader::new(), transaction: 0.0, waiting: Default::default() }
     }
 

@@ -299,4 +299,4 @@ const END_DEADLINE: Duration = Duration::from_secs(5);
 pub const CLIENT_DEADLINE: Duration = Duration::from_secs(30);
 const LOG_LINES_SHOWN: usize = 40;
 /// `USER_HZ`, which Linux fixes for user space.
-const TICKS_PER_SECOND: u64 = 100;
+pub const TICKS_PER_SECOND: u64 = 100;

@@ -20,11 +20,12 @@ use crate::{
         router::{NoStream, OpenStream, Opened, Purpose},
         support::{
             census::{Crowded, Publishing},
-            deadlines::{Stage, Times},
+            deadlines::Stage,
         },
     },
     config::{Action, Application, Live},
     media::{
+        gather::Gather,
         key::{NameError, StreamKey},
         queue::QueueRules,
     },
@@ -98,7 +99,7 @@ impl Connection {
             self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{app}\""));
             return self.end(&format!("connect: application not found: '{app}'"), ctx);
         };
-        self.times = Times::new(&self.house.limits, &server.rtmp);
+        self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Command, now);
         self.place = Some(Box::new(Place { server, venue, tc_url: request.tc_url, app: request.app }));
         let read_on = self.session.accept_connect();
@@ -258,11 +259,18 @@ impl Connection {
     ) {
         let now = self.now();
         info!(connection = self.id, client = self.client(), stream = %key, "publishing");
-        self.times.idle_publisher = venue.application.live_options.drop_idle_publisher;
+        self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Publishing, now);
         self.record.milestones.start = Some(now);
         self.record.published = true;
-        self.role = Role::Publisher(Box::new(PublisherRole { msid, key, stream: opened.stream, _counted: counted }));
+        self.role = Role::Publisher(Box::new(PublisherRole {
+            msid,
+            key,
+            stream: opened.stream,
+            gather: Gather::new(venue.gather),
+            timer_is_set: false,
+            _counted: counted,
+        }));
         let read_on = self.session.accept_publish(msid);
         self.read_on(read_on, ctx);
     }
@@ -291,7 +299,7 @@ impl Connection {
             ..PlayForm::new(chunks, live.interleave)
         };
         self.output.borrow_mut().play(form, queue_rules(live, venue.max_packets), live.zero_start);
-        self.times.slow_player = live.slow_player_timeout;
+        self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Playing, now);
         self.record.milestones.start = Some(now);
         self.record.played = true;

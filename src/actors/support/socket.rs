@@ -6,6 +6,7 @@ use std::{
     net::Shutdown,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::Stream;
@@ -174,6 +175,15 @@ impl Writes {
             WriteHalf::Unix(half) => half.as_ref().poll_write_ready(task),
             WriteHalf::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
+    }
+
+    /// Closing throws away what the peer has not read, and tells it so.
+    pub fn reset_on_close(&self) {
+        // A socket that refuses is closed the slow way.
+        let _ = match &self.half {
+            WriteHalf::Tcp(half) => SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO)),
+            WriteHalf::Unix(_) | WriteHalf::Closed => Ok(()),
+        };
     }
 
     /// Closes our side: the peer reads what was written, then the end.
