@@ -612,6 +612,7 @@ fn unknown_message_types_are_ignored_up_to_a_point() {
         let flood = wire::chunks(128, &stray(200)).repeat(150);
         let _ = peer.raw.try_send(&flood);
         peer.raw.assert_closed_within(SOON);
+        drop(peer);
         // The closing line of a session says what was wrong with it.
         server.wait_for_log(&["disconnect", "more than 100 messages of unknown types"], SOON);
     });

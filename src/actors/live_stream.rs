@@ -616,7 +616,7 @@ mod tests {
             let mut player = Player::join(&stream, 7).await;
             publish(&stream, 1).await.expect("the name is free");
             send(&stream, 1, &[(Medium::Metadata, 0, b"size")]).await;
-            tokio::time::sleep(Duration::from_millis(before)).await;
+            tokio::time::advance(Duration::from_millis(before)).await;
             send(&stream, 1, &[(Medium::Video, 0, AVC_CONFIG), (Medium::Video, 0, KEY)]).await;
             let mut told = Vec::new();
             while told.last().is_none_or(|&(kind, _)| kind != PacketKind::Key) {
