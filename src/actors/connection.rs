@@ -524,7 +524,10 @@ impl Connection {
 
     fn tick_later(&mut self, ctx: &mut Context<Self>) {
         // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
-        let is_calm = self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
+        // Unless it is to be asked for a sign of life sooner than such a look is exact.
+        let Times { ping, ping_timeout, .. } = *self.times;
+        let asks_rarely = ping.is_zero() || ping.min(ping_timeout) >= 2 * CALM_TICK;
+        let is_calm = asks_rarely && self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
         self.next_tick = ctx.run_later(if is_calm { CALM_TICK } else { TICK }, Self::tick);
     }
 
