@@ -50,8 +50,6 @@ mod entrance;
 
 pub struct Connection {
     id: u64,
-    peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
     port: Arc<Port>,
     house: Arc<House>,
     opened: Duration,
@@ -70,6 +68,7 @@ pub struct Connection {
     role: Role,
     /// Set once the session is to end: nothing is acted on any more, what is queued is still written.
     ending: Option<Ending>,
+    /// What will be written down of this session, and while it lasts the one place that knows its addresses and names.
     record: Box<SessionRecord>,
     presence: Presence,
     link: Link,
@@ -95,7 +94,7 @@ pub struct Finish;
 struct Place {
     server: Arc<Server>,
     venue: Arc<Venue>,
-    tc_url: String,
+    /// As `connect` said it, which the names of later commands complete.
     app: String,
 }
 
@@ -167,8 +166,6 @@ impl Connection {
         };
         Self {
             id,
-            peer,
-            local,
             opened: house.now(),
             reads,
             proxy_header: port.endpoint.listen.proxy_protocol.then(Vec::new),
@@ -197,11 +194,11 @@ impl Connection {
     }
 
     fn peer_ip(&self) -> Option<IpAddr> {
-        self.peer.map(|peer| peer.ip())
+        self.record.remote.map(|peer| peer.ip())
     }
 
     fn client(&self) -> String {
-        self.peer.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string())
+        self.record.remote.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string())
     }
 
     // ---- reading ----
@@ -269,10 +266,8 @@ impl Connection {
     /// The PROXY header says who is really calling.
     fn learn_source(&mut self, said: &proxy::Header, now: Duration) -> Result<(), Crowded> {
         if let Some(source) = said.source {
-            self.peer = Some(source);
-            self.local = said.destination.or(self.local);
-            self.record.remote = self.peer;
-            self.record.local = self.local;
+            self.record.remote = Some(source);
+            self.record.local = said.destination.or(self.record.local);
             self.presence.identify(source.ip(), self.opened + now)?;
         }
         Ok(())

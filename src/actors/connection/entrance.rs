@@ -71,7 +71,7 @@ impl Connection {
     pub(super) fn connect(&mut self, request: ConnectRequest, ctx: &mut Context<Self>) {
         let now = self.now();
         let host = url::resolve(&request.tc_url, &request.app, "").host;
-        let local = self.local.map(|local| local.ip());
+        let local = self.record.local.map(|local| local.ip());
         let server = Arc::clone(self.port.endpoint.server_for(local, Some(&host)));
         let target = url::resolve_in(&request.tc_url, &request.app, "", |app| has(&server.applications, app));
         let (app, _) = url::split_app(&request.app);
@@ -91,7 +91,7 @@ impl Connection {
         record.flash_ver = request.flash_ver;
         record.swf_url = request.swf_url;
         record.page_url = request.page_url;
-        record.tc_url.clone_from(&request.tc_url);
+        record.tc_url = request.tc_url;
         record.audio_codecs = request.audio_codecs;
         record.video_codecs = request.video_codecs;
         let venue = self.house.venue(&server, app).or_else(|| self.house.venue(&server, &target.app));
@@ -101,7 +101,7 @@ impl Connection {
         };
         self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Command, now);
-        self.place = Some(Box::new(Place { server, venue, tc_url: request.tc_url, app: request.app }));
+        self.place = Some(Box::new(Place { server, venue, app: request.app }));
         let read_on = self.session.accept_connect();
         self.read_on(read_on, ctx);
     }
@@ -174,7 +174,7 @@ impl Connection {
     fn wanted(&mut self, name: &str) -> Option<Wanted> {
         let place = self.place.as_ref()?;
         let applications = &place.server.applications;
-        let target = url::resolve_in(&place.tc_url, &place.app, name, |app| has(applications, app));
+        let target = url::resolve_in(&self.record.tc_url, &place.app, name, |app| has(applications, app));
         let venue = self.house.venue(&place.server, &target.app).unwrap_or_else(|| Arc::clone(&place.venue));
         let key = StreamKey::parse(&place.server.id, &target.app, &target.name);
         self.record.app.clone_from(&target.app);
@@ -234,7 +234,7 @@ impl Connection {
     ) -> impl Future<Output = Result<Opened, Refused>> + 'static {
         let mut tries: Vec<_> =
             (0..STREAM_TRIES).map(|_| self.open_stream(key.clone(), venue, Purpose::Publish)).collect();
-        let (session, peer, to) = (self.id, self.peer, ctx.address());
+        let (session, peer, to) = (self.id, self.record.remote, ctx.address());
         async move {
             while let Some(open) = tries.pop() {
                 let opened = open.await?;
