@@ -198,6 +198,7 @@ fn test(arguments: &Arguments) -> Result<(), Failed> {
     // As nginx does, this opens the logs; what it makes must be writable for the server that is started later.
     let privileges = privileges(&config).map_err(|error| failed(error.to_string()))?;
     LogFiles::open(&config, privileges.owner()).map_err(|error| failed(error.to_string()))?;
+    server::try_certificates(&config).map_err(|error| failed(error.to_string()))?;
     if !arguments.quiet {
         err(&format!("livemill: configuration file {shown} test is successful\n"));
     }

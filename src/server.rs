@@ -28,7 +28,7 @@ use crate::{
             tls::{TlsAcceptor, TlsError},
         },
     },
-    config::{Config, Listen, ListenAddress},
+    config::{Config, Endpoint, Listen, ListenAddress},
     log::Logs,
     process::{Signal, Signals},
 };
@@ -62,10 +62,7 @@ pub enum ServerError {
 pub fn bind(config: &Config) -> Result<Bound, ServerError> {
     let mut bound = Bound { ports: Vec::new(), files: Vec::new(), warnings: Vec::new() };
     for endpoint in config.endpoints() {
-        let tls = match endpoint.servers().find_map(|server| server.tls.as_ref()) {
-            Some(files) if endpoint.listen.ssl => Some(TlsAcceptor::load(files)?),
-            _ => None,
-        };
+        let tls = load_tls(&endpoint)?;
         let address = endpoint.listen.address.to_string();
         match listen(&endpoint.listen) {
             Ok(socket) => {
@@ -84,6 +81,11 @@ pub fn bind(config: &Config) -> Result<Bound, ServerError> {
         return Err(ServerError::Nothing);
     }
     Ok(bound)
+}
+
+/// Loads every certificate of the configuration, to see whether a start would.
+pub fn try_certificates(config: &Config) -> Result<(), TlsError> {
+    config.endpoints().iter().try_for_each(|endpoint| load_tls(endpoint).map(drop))
 }
 
 impl Bound {
@@ -228,6 +230,13 @@ impl Finish {
         if timeout(LAST_WORDS, self.connections.wait_for(|left| *left == 0)).await.is_err() {
             warn!(left = *self.connections.borrow(), "some peers did not close in time");
         }
+    }
+}
+
+fn load_tls(endpoint: &Endpoint) -> Result<Option<TlsAcceptor>, TlsError> {
+    match endpoint.servers().find_map(|server| server.tls.as_ref()) {
+        Some(files) if endpoint.listen.ssl => TlsAcceptor::load(files).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -612,6 +612,24 @@ fn unknown_message_types_are_ignored_up_to_a_point() {
         let flood = wire::chunks(128, &stray(200)).repeat(150);
         let _ = peer.raw.try_send(&flood);
         peer.raw.assert_closed_within(SOON);
+        drop(peer);
+        // The closing line of a session says what was wrong with it.
+        server.wait_for_log(&["disconnect", "more than 100 messages of unknown types"], SOON);
+    });
+}
+
+#[test]
+fn a_clock_that_jumps_with_every_frame_does_not_fill_the_log() {
+    beside(|server| {
+        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", "jumpy");
+        for number in 0..500 {
+            peer.send_video(msid, (number % 2) * 100_000_000 + number, &avc_frame(true, number, 100));
+        }
+        still_answers(&mut peer);
+        server.wait_for_log(&["the publisher's clock jumped", "live/jumpy"], SOON);
+        let log = server.log();
+        let lines = log.lines().filter(|line| line.contains("the publisher's clock jumped")).count();
+        assert!(lines <= 10, "{lines} lines");
     });
 }
 
@@ -851,6 +869,24 @@ fn one_message_stream_has_one_job() {
         peer.command(msid, "play", &[Amf::Null, "healthy".into()]);
         let (messages, _) = peer.collect(Duration::from_millis(300));
         assert!(!messages.iter().any(|message| message.kind == wire::VIDEO), "a publisher's stream plays nothing");
+    });
+}
+
+#[test]
+fn a_second_role_on_one_connection_is_refused_and_the_first_goes_on() {
+    beside(|server| {
+        let (mut player, _) = RtmpPeer::play(server.port(), "live", "first");
+        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", "first");
+        let other = peer.create_stream();
+        for (command, refusal) in [("play", "NetStream.Play.Failed"), ("publish", "NetStream.Publish.BadName")] {
+            peer.command(other, command, &[Amf::Null, "first".into()]);
+            assert_eq!(peer.expect_status(other), refusal);
+        }
+        peer.send_video(msid, 0, AVC_CONFIG);
+        peer.send_video(msid, 40, &avc_frame(true, 7, 100));
+        player.expect("the first goes on", |message| (avc_frame_number(&message.payload) == Some(7)).then_some(()));
+        drop(peer);
+        server.wait_for_log(&["disconnect", "name: first", "received"], SOON);
     });
 }
 

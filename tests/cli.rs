@@ -146,6 +146,17 @@ fn a_broken_file_fails_the_test_with_its_line() {
 }
 
 #[test]
+fn a_certificate_that_is_not_there_fails_the_test() {
+    let tls = "listen 127.0.0.1:PORT ssl; ssl_certificate none.pem; ssl_certificate_key none.key;";
+    let site = Site::new(&format!("events {{}}\nrtmp {{ server {{ {tls} application live {{ live on; }} }} }}\n"));
+    let output = livemill(&["-t", "-c", site.file()]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("[emerg] cannot load certificate") && text.contains("none.pem"), "{text}");
+    assert!(text.ends_with(&format!("livemill: configuration file {} test failed\n", site.file())), "{text}");
+}
+
+#[test]
 fn an_unknown_variable_in_a_log_format_fails_the_test() {
     let site = Site::new(&GOOD.replace("server {", "log_format f '$remote_adr'; server { access_log FOLDER/a.log f;"));
     let output = livemill(&["-t", "-c", site.file()]);

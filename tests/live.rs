@@ -199,6 +199,28 @@ fn a_player_that_reads_nothing_is_closed_and_nobody_else_notices() {
 }
 
 #[test]
+fn publishers_that_come_and_go_do_not_pile_up_words_for_a_player_that_reads_nothing() {
+    let server = TestServer::start(
+        "rtmp { server { listen 127.0.0.1:@port@; application live { live on; publish_notify on; slow_player_timeout 60s; } } }",
+    );
+    let (_stuck, _) = RtmpPeer::play(server.port(), "live", "flapping");
+    server.wait_for_players("flapping", 1);
+    let mut publisher = Publishing::start(&server, "flapping");
+    for number in 0..60 {
+        publisher.peer.send_video(publisher.msid, number * 40, &avc_frame(number == 0, number, 200_000));
+    }
+    let Publishing { mut peer, msid, .. } = publisher;
+    for _ in 0..400 {
+        peer.command(msid, "closeStream", &[Amf::Null]);
+        assert_eq!(peer.expect_status(msid), "NetStream.Unpublish.Success");
+        peer.command(msid, "publish", &[Amf::Null, "flapping".into(), "live".into()]);
+        assert_eq!(peer.expect_status(msid), "NetStream.Publish.Start");
+        peer.send_video(msid, 0, AVC_CONFIG);
+    }
+    server.wait_for_log(&["disconnect", "name: flapping", "does not read"], Duration::from_secs(3));
+}
+
+#[test]
 fn a_player_that_fell_behind_goes_on_with_a_keyframe() {
     let server = TestServer::start(
         "rtmp { server { listen 127.0.0.1:@port@; application live { live on; out_queue_bytes 1m; } } }",

@@ -2,7 +2,7 @@
 //!
 //! A publisher hands what it sends to its stream. A player takes a seat in the stream's audience on its arbiter, which
 //! writes to it from then on. The connection waits for the router and the stream when somebody publishes or plays
-//! ([`entrance`]), and for nobody else.
+//! (`entrance.rs`), and for nobody else.
 
 use std::{
     cell::RefCell,
@@ -245,6 +245,10 @@ impl Connection {
         if !socket.is_handshaking() {
             self.tls_handshake = None;
         }
+        if matches!(self.role, Role::Publisher(_)) {
+            // An acknowledgement for each frame costs as much as reading it (a fifth of the server's time, measured).
+            socket.acknowledge_lazily();
+        }
         drop(output);
         if self.deadlines.stage() == Stage::Handshake && !self.session.in_handshake() {
             self.record.milestones.handshake = Some(now);
@@ -275,7 +279,9 @@ impl Connection {
     }
 
     fn go_on(&mut self, ctx: &mut Context<Self>) {
-        self.take_events(ctx);
+        if self.take_events(ctx) == Flow::Go && self.session.is_closing() {
+            self.end("refused", ctx);
+        }
         self.write(ctx);
     }
 
@@ -287,7 +293,7 @@ impl Connection {
     }
 
     /// Acts on what the session understood, up to the point where an answer from elsewhere is needed.
-    fn take_events(&mut self, ctx: &mut Context<Self>) {
+    fn take_events(&mut self, ctx: &mut Context<Self>) -> Flow {
         let mut media = SmallVec::<[Incoming; 2]>::new();
         while self.ending.is_none() {
             let Some(event) = self.session.poll() else { break };
@@ -299,35 +305,46 @@ impl Connection {
                     }
                 }
                 Err(event) => {
-                    self.ingest(&mut media, ctx);
+                    if let Some(sent) = self.ingest(&mut media, ctx) {
+                        self.wait_for_stream(sent, Some(event), ctx);
+                        return Flow::Wait;
+                    }
                     if self.act(event, ctx) == Flow::Wait {
-                        return;
+                        return Flow::Wait;
                     }
                 }
             }
         }
-        self.ingest(&mut media, ctx);
-        if self.session.is_closing() {
-            self.end("refused", ctx);
+        if let Some(sent) = self.ingest(&mut media, ctx) {
+            self.wait_for_stream(sent, None, ctx);
+            return Flow::Wait;
         }
+        Flow::Go
     }
 
-    /// Gathers media for the stream, and hands over what need not wait.
-    fn ingest(&mut self, media: &mut SmallVec<[Incoming; 2]>, ctx: &mut Context<Self>) {
+    /// Gathers media for the stream, and hands over what need not wait. What comes back must be waited for: the stream is
+    /// full.
+    fn ingest(
+        &mut self,
+        media: &mut SmallVec<[Incoming; 2]>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Request<LiveStream, Ingest>> {
         let now = self.now();
-        let Role::Publisher(role) = &mut self.role else { return media.clear() };
+        let Role::Publisher(role) = &mut self.role else {
+            media.clear();
+            return None;
+        };
         for incoming in media.drain(..) {
             let is_video = incoming.medium == Medium::Video;
             role.gather.push(incoming, is_video, now);
         }
-        self.hand_over(ctx);
+        self.hand_over(ctx)
     }
 
-    /// Hands to the stream what need not wait any longer, and sets a timer for what may. A full stream stops this
-    /// connection's reading: TCP slows the publisher.
-    fn hand_over(&mut self, ctx: &mut Context<Self>) {
+    /// Hands to the stream what need not wait any longer, and sets a timer for what may.
+    fn hand_over(&mut self, ctx: &mut Context<Self>) -> Option<Request<LiveStream, Ingest>> {
         let now = self.now();
-        let Role::Publisher(role) = &mut self.role else { return };
+        let Role::Publisher(role) = &mut self.role else { return None };
         let sent = match role.gather.ready(now) {
             Some(messages) => role.stream.try_send(Ingest { session: self.id, messages }),
             None => Ok(()),
@@ -338,21 +355,33 @@ impl Connection {
                 if let Role::Publisher(role) = &mut connection.role {
                     role.timer_is_set = false;
                 }
-                connection.hand_over(ctx);
+                if let Some(sent) = connection.hand_over(ctx) {
+                    connection.wait_for_stream(sent, None, ctx);
+                }
             });
         }
         match sent {
-            Ok(()) => {}
-            Err(SendError::Full(ingest)) => {
-                let sent = role.stream.send(ingest);
-                ctx.wait(sent.into_actor(self).map(|sent, connection, ctx| {
-                    if sent.is_err() {
-                        connection.end("the stream is gone", ctx);
-                    }
-                }));
+            Ok(()) => None,
+            Err(SendError::Full(ingest)) => Some(role.stream.send(ingest)),
+            Err(SendError::Closed(_)) => {
+                self.end("the stream is gone", ctx);
+                None
             }
-            Err(SendError::Closed(_)) => self.end("the stream is gone", ctx),
         }
+    }
+
+    /// A full stream stops this connection's reading: TCP slows the publisher. Nothing that came behind may overtake what
+    /// waits: neither more media nor `event`, which may be the end of the publish.
+    fn wait_for_stream(&self, sent: Request<LiveStream, Ingest>, event: Option<ServerEvent>, ctx: &mut Context<Self>) {
+        ctx.wait(sent.into_actor(self).map(move |sent, connection, ctx| {
+            if sent.is_err() {
+                return connection.end("the stream is gone", ctx);
+            }
+            let event = event.filter(|_| connection.ending.is_none());
+            if event.is_none_or(|event| connection.act(event, ctx) == Flow::Go) {
+                connection.go_on(ctx);
+            }
+        }));
     }
 
     fn act(&mut self, event: ServerEvent, ctx: &mut Context<Self>) -> Flow {
@@ -472,6 +501,9 @@ impl Connection {
             self.part();
             self.ending = Some(Ending { reason: reason.to_owned(), lingering: false });
             self.deadlines.enter(Stage::Closing, self.now());
+            // A calm player is looked at too seldom to be held to the time for its goodbye.
+            ctx.cancel_future(self.next_tick);
+            self.tick_later(ctx);
             self.write(ctx);
         }
     }
@@ -498,10 +530,8 @@ impl Connection {
     }
 
     fn tick_later(&mut self, ctx: &mut Context<Self>) {
-        // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
-        let is_calm = self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
-        let soon = if is_calm { CALM_TICK.min(self.times.shortest_silence()).max(TICK) } else { TICK };
-        self.next_tick = ctx.run_later(soon, Self::tick);
+        let next = self.deadlines.next_look(self.output.borrow().is_blocked(), &self.times);
+        self.next_tick = ctx.run_later(next, Self::tick);
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -642,7 +672,10 @@ impl Handler<PlayerNotice> for Connection {
                     Role::Player(role) => role.venue.application.live_options.idle_streams,
                     _ => true,
                 };
-                if !stays {
+                if stays {
+                    // Words for each publisher that comes and goes count as replies do: a player must read them.
+                    self.write(ctx);
+                } else {
                     self.end("the publisher left and idle_streams is off", ctx);
                 }
             }
@@ -693,9 +726,3 @@ fn describe(error: &io::Error) -> String {
 
 /// Replies that may wait for a peer that does not read them.
 const MAX_CONTROL_BYTES: usize = 64 * 1024;
-
-/// How often a connection looks at the clock.
-const TICK: Duration = Duration::from_secs(1);
-
-/// The same for a player that takes what it is given.
-const CALM_TICK: Duration = Duration::from_secs(5);

@@ -44,6 +44,8 @@ pub struct LiveStream {
     publisher: Option<Publisher>,
     subscribers: Vec<Subscriber>,
     counters: Arc<StreamCounters>,
+    /// When the log last told of a jump of the publisher's clock.
+    jump_said: Option<Duration>,
     link: Link,
 }
 
@@ -196,6 +198,7 @@ impl LiveStream {
             publisher: None,
             subscribers: Vec::new(),
             counters,
+            jump_said: None,
             link,
         }
     }
@@ -234,7 +237,7 @@ impl LiveStream {
             Ok(Reading::Frame(frame)) => {
                 let placed = self.timeline.place(frame.track, message.time, frame.kind, frame.cts_ms, now);
                 if let Some(notice) = placed.notice {
-                    self.note_clock(frame.track, notice);
+                    self.note_clock(frame.track, notice, now);
                 }
                 if let Some(publisher) = &mut self.publisher {
                     publisher.last_media = now;
@@ -259,11 +262,15 @@ impl LiveStream {
         }
     }
 
-    fn note_clock(&self, track: Track, notice: Notice) {
+    fn note_clock(&mut self, track: Track, notice: Notice, now: Duration) {
         match notice {
             Notice::Jumped { by_ms } => {
-                self.counters.jumps.fetch_add(1, Ordering::Relaxed);
-                info!(stream = %self.key, ?track, by_ms, "the publisher's clock jumped");
+                let jumps = self.counters.jumps.fetch_add(1, Ordering::Relaxed) + 1;
+                // A clock may jump with every frame; each is counted, and the log says one a second.
+                if self.jump_said.is_none_or(|said| now.saturating_sub(said) >= JUMP_LINE_EVERY) {
+                    self.jump_said = Some(now);
+                    info!(stream = %self.key, ?track, by_ms, jumps, "the publisher's clock jumped");
+                }
             }
             Notice::ClockStuck => warn!(stream = %self.key, ?track, "the publisher's clock stands still, using ours"),
             Notice::ClockMoves => info!(stream = %self.key, ?track, "the publisher's clock moves again"),
@@ -452,6 +459,9 @@ impl std::fmt::Display for PeerName<'_> {
         }
     }
 }
+
+/// The least time between two lines of the log about a clock that jumps.
+const JUMP_LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Unreadable messages between two lines of the log.
 const REFUSALS_PER_LINE: u64 = 1000;

@@ -20,6 +20,8 @@ pub struct GopCache {
     /// At most one of a kind and track, in the order published.
     configs: SmallVec<[Slot; 4]>,
     packets: VecDeque<Packet>,
+    /// The GOP before, on its way out: see [`RETIRED_AT_ONCE`].
+    retired: VecDeque<Packet>,
     /// The times of the keyframes in `packets`, oldest first.
     keyframes: VecDeque<i64>,
     audio_frames: usize,
@@ -72,6 +74,7 @@ impl GopCache {
             metadata: None,
             configs: SmallVec::new(),
             packets: VecDeque::new(),
+            retired: VecDeque::new(),
             keyframes: VecDeque::new(),
             audio_frames: 0,
             video_frames: 0,
@@ -135,6 +138,7 @@ impl GopCache {
     pub fn clear(&mut self) {
         self.metadata = None;
         self.configs.clear();
+        self.retired = VecDeque::new();
         self.clear_frames();
     }
 
@@ -186,6 +190,7 @@ impl GopCache {
             }
             self.audio_frames += 1;
         }
+        self.retired.drain(..RETIRED_AT_ONCE.min(self.retired.len()));
         self.frame_bytes += cost(packet);
         self.packets.push_back(packet.clone());
         self.trim(time);
@@ -231,10 +236,17 @@ impl GopCache {
             return;
         };
         let mut keyframes_seen = 0;
+        let mut retired = std::mem::take(&mut self.retired);
+        retired.clear();
         self.retain_frames(|packet| {
             keyframes_seen += usize::from(packet.is_keyframe());
-            if packet.is_video_frame() { keyframes_seen > 1 } else { is_near(packet, start) }
+            let stays = if packet.is_video_frame() { keyframes_seen > 1 } else { is_near(packet, start) };
+            if !stays {
+                retired.push_back(packet.clone());
+            }
+            stays
         });
+        self.retired = retired;
     }
 
     fn drop_first(&mut self) {
@@ -273,6 +285,9 @@ fn cost(packet: &Packet) -> usize {
 
 /// Audio that much older than the picture is still useful: a decoder drops its first frames. Older is heard as a delay.
 const AUDIO_LEAD_MS: i64 = 100;
+/// A GOP that is over leaves two packets at a time, one GOP behind: each makes room for one that comes. Freed all at once,
+/// its memory would go back to the system and come again page by page, for every GOP of every stream.
+const RETIRED_AT_ONCE: usize = 2;
 /// Enough to start playing without a stutter.
 const AUDIO_ONLY_MS: u64 = 1000;
 

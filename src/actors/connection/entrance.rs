@@ -48,8 +48,6 @@ pub(super) enum Refused {
     Guessing,
     #[error("live is off in application \"{0}\"")]
     NotLive(String),
-    #[error("one connection publishes or plays one stream")]
-    Occupied,
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
@@ -109,6 +107,9 @@ impl Connection {
     }
 
     pub(super) fn publish(&mut self, msid: u32, name: &str, kind: &str, ctx: &mut Context<Self>) -> Flow {
+        if self.is_occupied() {
+            return self.turn_down(msid, "NetStream.Publish.BadName", ctx);
+        }
         let Some(wanted) = self.wanted(name) else { return Flow::Go };
         let (app, name) = (&wanted.target.app, &wanted.target.name);
         info!(connection = self.id, client = self.client(), app, name, kind, "publish");
@@ -133,6 +134,9 @@ impl Connection {
     }
 
     pub(super) fn play(&mut self, msid: u32, name: &str, ctx: &mut Context<Self>) -> Flow {
+        if self.is_occupied() {
+            return self.turn_down(msid, "NetStream.Play.Failed", ctx);
+        }
         let Some(wanted) = self.wanted(name) else { return Flow::Go };
         let (app, name) = (&wanted.target.app, &wanted.target.name);
         info!(connection = self.id, client = self.client(), app, name, "play");
@@ -154,6 +158,17 @@ impl Connection {
                 Flow::Go
             }
         }
+    }
+
+    fn is_occupied(&self) -> bool {
+        !matches!(self.role, Role::None)
+    }
+
+    /// One connection publishes or plays one stream. The first wins, and goes on.
+    fn turn_down(&mut self, msid: u32, code: &str, ctx: &mut Context<Self>) -> Flow {
+        let read_on = self.session.turn_down(msid, code, "one connection publishes or plays one stream");
+        self.read_on(read_on, ctx);
+        Flow::Go
     }
 
     fn wanted(&mut self, name: &str) -> Option<Wanted> {
@@ -191,9 +206,6 @@ impl Connection {
     }
 
     fn may_enter(&self, application: &Application, action: Action) -> Result<(), Refused> {
-        if !matches!(self.role, Role::None) {
-            return Err(Refused::Occupied);
-        }
         if !application.live {
             return Err(Refused::NotLive(application.name.clone()));
         }
@@ -319,7 +331,7 @@ impl Connection {
 
     fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
         let code = match refused {
-            Refused::InUse(_) | Refused::Name(_) | Refused::Occupied => "NetStream.Publish.BadName",
+            Refused::InUse(_) | Refused::Name(_) => "NetStream.Publish.BadName",
             Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) => "NetStream.Publish.Denied",
             Refused::Crowded(_) | Refused::NoStream(_) | Refused::Ending => "NetStream.Publish.Rejected",
         };

@@ -312,6 +312,17 @@ impl ServerSession {
         self.close();
     }
 
+    /// Answers a `Publish` or `Play` with an error, and reads on: what the connection does on another stream goes on.
+    pub fn turn_down(&mut self, msid: u32, code: &str, description: &str) -> Result<(), SessionError> {
+        for asked in [StreamState::PublishAsked, StreamState::PlayAsked] {
+            if self.answer(msid, asked, StreamState::Created) {
+                self.refuse_second(msid, code, description);
+                return self.resume();
+            }
+        }
+        Ok(())
+    }
+
     /// Sends onStatus on a message stream, or on the connection where `msid` is 0.
     pub fn status(&mut self, msid: u32, level: &str, code: &str, description: &str) {
         let body = command::encode("onStatus", 0, Value::Null, &[command::status(level, code, description)]);
