@@ -49,8 +49,8 @@ fn ping_of_zero_asks_nobody() {
 }
 
 #[test]
-fn timeout_bounds_handshakes_and_writes() {
-    let server = server("timeout 1s;", "slow_player_timeout 1s;");
+fn a_timeout_shorter_than_the_usual_bounds_the_handshake() {
+    let server = server("timeout 1s;", "");
     let mut half = RawPeer::connect(server.port());
     half.send(&[3; 100]);
     half.assert_closed_within(Duration::from_secs(4));
