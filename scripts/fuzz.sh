@@ -18,7 +18,8 @@ cd "$(dirname "$0")/.."
 # What the fuzzer needs of the compiler is not stable yet; the compiler is.
 export RUSTC_BOOTSTRAP=1
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
-cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+export PATH="$PWD/target/test-tools/bin:$PATH"
+cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: scripts/test.sh --prepare builds it" >&2; exit 1; }
 
 # Without a sanitizer: the code is safe Rust, so what remains are panics, hangs and memory, and those show without, faster.
 built="--sanitizer none --codegen-units 16"

@@ -6,7 +6,7 @@
 #   scripts/test.sh --prepare     install what the tests need and stop
 #
 # Needs Rust and a Debian-like system, as root or with sudo. What the tests need besides (encoders, players, a reference
-# server) comes from Debian packages; a newer ffmpeg and cargo-deny go below target/ and touch nothing else.
+# server) comes from Debian packages; a newer ffmpeg, cargo-deny and cargo-fuzz go below target/ and touch nothing else.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -31,7 +31,9 @@ APT_NEEDS=(
 )
 IMAGEIO_FFMPEG_VERSION=0.8.1 # carries ffmpeg 9, which speaks Enhanced RTMP; Debian's does not
 CARGO_DENY_VERSION=0.20.2
+CARGO_FUZZ_VERSION=0.13.2
 TOOLS="$PWD/target/test-tools"
+export PATH="$TOOLS/bin:$PATH"
 SYSTEM_PYTHON=/usr/bin/python3 # the one python3-venv belongs to
 
 # --- saying and timing -------------------------------------------------------------------------------------------------
@@ -127,16 +129,28 @@ install_new_ffmpeg() {
   "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "imageio-ffmpeg==$IMAGEIO_FFMPEG_VERSION"
 }
 
-deny() {
-  if [ -x "$TOOLS/bin/cargo-deny" ]; then "$TOOLS/bin/cargo-deny" "$@"; else cargo-deny "$@"; fi
+deny() { cargo-deny "$@"; }
+
+# has_tool NAME VERSION: is this cargo tool here, ours or the machine's own?
+has_tool() { [ "$("$1" --version 2>/dev/null)" = "$1 $2" ]; }
+
+# Unoptimised: a release profile with fat LTO takes many times as long to build, and these run for a second or only start others.
+install_tool() {
+  local name=$1 version=$2
+  shift 2
+  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet "$name" --version "$version" --locked --debug "$@" --root "$TOOLS" \
+    --target-dir "$TOOLS/$name-build" && rm -rf "$TOOLS/$name-build"
 }
 
-has_deny() { [ "$(deny --version 2>/dev/null)" = "cargo-deny $CARGO_DENY_VERSION" ]; }
-
-# Unoptimised: its release profile (fat LTO) takes many times as long, and the check runs for a second either way.
-install_deny() {
-  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet cargo-deny --version "$CARGO_DENY_VERSION" --locked --debug --no-default-features --root "$TOOLS" \
-    --target-dir "$TOOLS/cargo-deny-build" && rm -rf "$TOOLS/cargo-deny-build"
+# need_tool NAME VERSION ARGUMENTS...: has it or builds it; what stays missing is added to `absent`.
+need_tool() {
+  local name=$1 version=$2
+  has_tool "$name" "$version" && return
+  if [ "$install" = yes ]; then
+    echo "building $name $version (once, into target/test-tools)"
+    install_tool "$@"
+  fi
+  has_tool "$name" "$version" || absent+=("$name $version (cargo install $name --version $version --locked)")
 }
 
 prepare() {
@@ -171,13 +185,8 @@ prepare() {
     [ -n "$(new_ffmpeg)" ] || absent+=("a newer ffmpeg: PyPI package imageio-ffmpeg $IMAGEIO_FFMPEG_VERSION in target/test-tools/venv")
   fi
 
-  if ! has_deny; then
-    if [ "$install" = yes ]; then
-      echo "building cargo-deny $CARGO_DENY_VERSION (once, into target/test-tools)"
-      install_deny
-    fi
-    has_deny || absent+=("cargo-deny $CARGO_DENY_VERSION (cargo install cargo-deny --version $CARGO_DENY_VERSION --locked)")
-  fi
+  need_tool cargo-deny "$CARGO_DENY_VERSION" --no-default-features
+  need_tool cargo-fuzz "$CARGO_FUZZ_VERSION"
 
   [ "${#absent[@]}" = 0 ] && echo "everything the tests need is here" && return 0
   echo "missing:" >&2
@@ -216,11 +225,12 @@ summary+=("prepare $((SECONDS - began))s")
 
 part fmt cargo fmt --check
 part clippy cargo clippy --all-targets --locked --quiet -- -D warnings
-part test cargo test --locked --quiet
 part doc check_docs
-part deny deny --locked check bans licenses sources
+part deny deny --locked check --hide-inclusion-graph bans licenses sources
 part advisories check_advisories
 part fuzz scripts/fuzz.sh 10
+# Last, so that its closing lines stand at the end; to the last test, so that one run shows everything.
+part test cargo test --locked --quiet --no-fail-fast
 
 say "$(printf '%s, ' "${summary[@]}")total $((SECONDS - began))s"
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -2,7 +2,7 @@
 //!
 //! A publisher hands what it sends to its stream. A player takes a seat in the stream's audience on its arbiter, which
 //! writes to it from then on. The connection waits for the router and the stream when somebody publishes or plays
-//! ([`entrance`]), and for nobody else.
+//! (`entrance.rs`), and for nobody else.
 
 use std::{
     cell::RefCell,
@@ -244,6 +244,10 @@ impl Connection {
         let fed = socket.decrypt(wire, |plain| session.receive(plain, now));
         if !socket.is_handshaking() {
             self.tls_handshake = None;
+        }
+        if matches!(self.role, Role::Publisher(_)) {
+            // An acknowledgement for each frame costs as much as reading it (a fifth of the server's time, measured).
+            socket.acknowledge_lazily();
         }
         drop(output);
         if self.deadlines.stage() == Stage::Handshake && !self.session.in_handshake() {
@@ -497,6 +501,9 @@ impl Connection {
             self.part();
             self.ending = Some(Ending { reason: reason.to_owned(), lingering: false });
             self.deadlines.enter(Stage::Closing, self.now());
+            // A calm player is looked at too seldom to be held to the time for its goodbye.
+            ctx.cancel_future(self.next_tick);
+            self.tick_later(ctx);
             self.write(ctx);
         }
     }
@@ -523,12 +530,8 @@ impl Connection {
     }
 
     fn tick_later(&mut self, ctx: &mut Context<Self>) {
-        // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
-        // Unless it is to be asked for a sign of life sooner than such a look is exact.
-        let Times { ping, ping_timeout, .. } = *self.times;
-        let asks_rarely = ping.is_zero() || ping.min(ping_timeout) >= 2 * CALM_TICK;
-        let is_calm = asks_rarely && self.deadlines.stage() == Stage::Playing && !self.output.borrow().is_blocked();
-        self.next_tick = ctx.run_later(if is_calm { CALM_TICK } else { TICK }, Self::tick);
+        let next = self.deadlines.next_look(self.output.borrow().is_blocked(), &self.times);
+        self.next_tick = ctx.run_later(next, Self::tick);
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -723,9 +726,3 @@ fn describe(error: &io::Error) -> String {
 
 /// Replies that may wait for a peer that does not read them.
 const MAX_CONTROL_BYTES: usize = 64 * 1024;
-
-/// How often a connection looks at the clock.
-const TICK: Duration = Duration::from_secs(1);
-
-/// The same for a player that takes what it is given.
-const CALM_TICK: Duration = Duration::from_secs(5);

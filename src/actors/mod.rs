@@ -6,14 +6,18 @@
 //! | `Connection` | `OpenStream` | `Router` | which stream does this name mean? |
 //! | `Router` | (starts) | `LiveStream` | the first one to ask for a name makes its stream |
 //! | `Connection` | `Publish`, `Ingest`, `EndPublish` | `LiveStream` | a publisher begins, goes on, ends |
-//! | `Connection` | `Subscribe`, `Unsubscribe` | `LiveStream` | a player comes and goes |
-//! | `LiveStream` | `Deliver` | `Connection` | what a subscriber is told |
+//! | `Connection` | (starts) | `Audience` | the first player of a stream on an arbiter opens its audience, the last closes it |
+//! | `Connection` | `Subscribe`, `CatchUp`, `Unsubscribe` | `LiveStream` | an audience opens, has a newcomer, closes |
+//! | `LiveStream` | `Deliver` | `Audience` | what a subscriber is told |
+//! | `Audience` | `PlayerNotice` | `Connection` | the socket is full, failed, or the publisher left |
 //! | `LiveStream` | `Replaced` | `Connection` | another publisher took over |
 //! | `LiveStream` | `Exited` | `Router` | the stream is gone, however it went |
 //! | `Connection` | `Exited` | `Listener` | the connection is gone, however it went |
 //! | `server` | `StopAccepting`, `CloseAll`, `ReloadCertificates` | `Listener` | the operator's signals |
 //!
-//! Waiting goes one way: connection → router, connection → stream. Streams and the router wait for nobody.
+//! An audience writes to its players' sockets by itself: no message passes for that.
+//!
+//! Waiting goes one way: connection → router, connection → stream. Streams, audiences and the router wait for nobody.
 
 pub mod audience;
 pub mod connection;

@@ -77,7 +77,7 @@ W nginx-http-flv-module (winshining), X nginx-rtmp-module (AlexWoo), P pingos; `
 - **no effect**: it is accepted, and what it was for needs nothing here;
 - **not yet**: it is accepted, said in one line at start, and missing.
 
-*A change takes effect* at restart, for every directive: reload comes in a later release.
+*A change takes effect* at restart, for every directive: reload comes in a later release. `-s reload` reads certificates again.
 
 Values: a flag is `on` or `off`; a number is decimal; a size is bytes, or with `k`, `m`, `g`; a time is `500ms`, `30s`,
 `1m30s`, `2h`, `1d`, and **a number without a unit is seconds**. `livemill check FILE` says for one file what this page says for all.

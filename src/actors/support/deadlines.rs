@@ -206,6 +206,17 @@ impl Deadlines {
         Verdict::Fine
     }
 
+    /// How long until the next check is worth its while; `waits` as in [`Sight`].
+    pub fn next_look(&self, waits: bool, times: &Times) -> Duration {
+        // Whoever plays and reads has nothing due for long; a thousand of them are a thousand looks a second.
+        let is_calm = self.stage == Stage::Playing && !waits && self.pinged_at.is_none();
+        match is_calm {
+            true if times.ping.is_zero() => CALM_LOOK,
+            true => times.ping.clamp(LOOK, CALM_LOOK),
+            false => LOOK,
+        }
+    }
+
     fn look(&mut self, sight: Sight, now: Duration) {
         if sight.received != self.received {
             self.received = sight.received;
@@ -228,6 +239,12 @@ impl Deadlines {
         }
     }
 }
+
+/// How often a connection looks at the clock.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The same for a player that takes what it is given.
+const CALM_LOOK: Duration = Duration::from_secs(5);
 
 /// A connection that sends nothing at all gets no longer than this.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
@@ -268,6 +285,21 @@ mod tests {
         assert_eq!(closed_after(Stage::Connect, quiet), Some((5, Reason::Connect)));
         assert_eq!(closed_after(Stage::Command, quiet), Some((10, Reason::Command)));
         assert_eq!(closed_after(Stage::Closing, quiet), Some((1, Reason::Closed)));
+    }
+
+    #[test]
+    fn a_calm_player_is_looked_at_as_often_as_its_ping_needs() {
+        let mut deadlines = Deadlines::new(Duration::ZERO);
+        deadlines.enter(Stage::Publishing, Duration::ZERO);
+        assert_eq!(deadlines.next_look(false, &times()), LOOK);
+        deadlines.enter(Stage::Playing, Duration::ZERO);
+        assert_eq!(deadlines.next_look(true, &times()), LOOK, "one that takes nothing");
+        let next = |deadlines: &Deadlines, ping| deadlines.next_look(false, &Times { ping, ..times() });
+        for (ping_secs, look_secs) in [(0, 5), (1, 1), (3, 3), (60, 5)] {
+            assert_eq!(next(&deadlines, Duration::from_secs(ping_secs)), Duration::from_secs(look_secs));
+        }
+        assert_eq!(deadlines.check(Sight::default(), &times(), Duration::from_secs(60)), Verdict::Ping);
+        assert_eq!(next(&deadlines, Duration::from_secs(60)), LOOK, "the answer is awaited");
     }
 
     #[test]
