@@ -88,7 +88,7 @@ fn a_socket_file_is_as_good_as_a_port() {
     let (peer, msid) = publish_over(connect_file(&file), "file");
     Publishing::new(peer, msid).send_frames(0..3);
     assert_eq!(frame_numbers(&mut player, 3), [0, 1, 2]);
-    server.wait_for_log(&["publishing", "unix:"], Duration::from_secs(2));
+    server.wait_for_log(&["publishing", "unix:"], Duration::from_secs(5));
     let mut server = server;
     server.signal(Signal::SIGTERM);
     server.wait_for_exit(Duration::from_secs(5));
@@ -105,7 +105,7 @@ fn addresses_of_ipv6_are_listened_on() {
     let (peer, msid) = publish_over(stream, "six");
     Publishing::new(peer, msid).send_frames(0..3);
     assert_eq!(frame_numbers(&mut player, 3), [0, 1, 2]);
-    server.wait_for_log(&["publishing", "[::1]:"], Duration::from_secs(2));
+    server.wait_for_log(&["publishing", "[::1]:"], Duration::from_secs(5));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn both_versions_of_the_proxy_header_say_who_is_calling() {
         peer.command(msid, "publish", &[Amf::Null, format!("p{number}").as_str().into(), "live".into()]);
         let expected = if allowed { "NetStream.Publish.Start" } else { "NetStream.Publish.Denied" };
         assert_eq!(peer.expect_status(msid), expected, "{source}");
-        server.wait_for_log(&["publish", source], Duration::from_secs(2));
+        server.wait_for_log(&["publish", source], Duration::from_secs(5));
     }
     // A proxy's own health check, in both versions: the address of the socket holds.
     let local = [&V2_SIGNATURE[..], &[0x20, 0, 0, 0]].concat();

@@ -175,21 +175,22 @@ impl Handler<Deliver> for Audience {
                 }
             }
             Deliver::Begin { listener, burst } => {
-                for seat in seats.iter_mut().filter(|seat| !seat.begun) {
-                    if listener.is_none_or(|listener| listener == seat.player) {
-                        seat.begun = true;
-                        let mut output = seat.output.borrow_mut();
-                        output.begin(seat.begin_words.clone(), &burst);
-                        seat.note(output.write());
-                    }
+                let is_meant = |seat: &Seat| listener.is_none_or(|listener| listener == seat.player && !seat.begun);
+                for seat in seats.iter_mut().filter(|seat| is_meant(seat)) {
+                    seat.begun = true;
+                    let mut output = seat.output.borrow_mut();
+                    output.begin(seat.begin_words.clone(), &burst);
+                    seat.note(output.write());
                 }
             }
             Deliver::End => {
-                for seat in seats.iter_mut().filter(|seat| seat.begun) {
-                    seat.begun = false;
-                    let mut output = seat.output.borrow_mut();
-                    output.control(seat.end_words.clone());
-                    seat.note(output.write());
+                for seat in seats.iter_mut() {
+                    if std::mem::take(&mut seat.begun) {
+                        let mut output = seat.output.borrow_mut();
+                        output.control(seat.end_words.clone());
+                        seat.note(output.write());
+                    }
+                    // Also to who still waited for the first frame.
                     seat.to.do_send(PlayerNotice::Ended);
                 }
             }

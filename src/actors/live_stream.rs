@@ -145,7 +145,8 @@ pub struct Unsubscribe {
 #[derive(Message, Clone)]
 #[rtype(result = "()")]
 pub enum Deliver {
-    /// A publisher is there; these packets come first. For one listener who has just come, or else for all.
+    /// A publisher is there, or another one has taken over; these packets come first. For one listener who has just
+    /// come, or else for all.
     Begin { listener: Option<u64>, burst: Arc<[Packet]> },
     /// The next packets. `gap`: something before them was lost on the way here.
     Media { batch: Batch, gap: bool },
@@ -240,11 +241,11 @@ impl LiveStream {
                 }
                 Some(Packet::with_original(frame.track, frame.kind, placed.time_ms, frame.payload, frame.original))
             }
-            Ok(Reading::OtherTrack { original, count }) => {
+            Ok(Reading::OtherTrack { original, count, kind }) => {
                 self.counters.other_tracks.fetch_add(u64::from(count), Ordering::Relaxed);
                 let track = if video { Track::Video } else { Track::Audio };
-                let placed = self.timeline.place(track, message.time, PacketKind::OtherTrack, 0, now);
-                Some(Packet::with_original(track, PacketKind::OtherTrack, placed.time_ms, Bytes::new(), Some(original)))
+                let placed = self.timeline.place(track, message.time, kind, 0, now);
+                Some(Packet::with_original(track, kind, placed.time_ms, Bytes::new(), Some(original)))
             }
             Ok(Reading::Nothing) => None,
             Err(error) => {
@@ -321,9 +322,8 @@ impl LiveStream {
     fn end_publisher(&mut self) {
         self.counters.publishing.store(false, Ordering::Relaxed);
         self.cache.clear();
-        if self.publisher.take().is_some_and(|publisher| publisher.active) {
-            self.tell(&Deliver::End);
-        }
+        self.publisher = None;
+        self.tell(&Deliver::End);
     }
 
     fn is_active(&self) -> bool {
@@ -368,7 +368,8 @@ impl Handler<Publish> for LiveStream {
             warn!(stream = %self.key, old = %PeerName(&publisher.peer), new = %PeerName(&asked.peer), "publisher replaced");
             // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
             let _ = publisher.to.try_send(Replaced);
-            self.end_publisher();
+            // For the players nothing ends: they are told of the new one when its media come.
+            self.cache.clear();
         }
         let Publish { session, peer, to } = asked;
         self.timeline.begin_session(now);

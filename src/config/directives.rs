@@ -444,7 +444,8 @@ static CORE: &[Row] = &[
     row("play_time_fix", ALL, MSA, Flag, "on", Works),
     row("publish_time_fix", ALL, MSA, Flag, "on", Better("found out for each publisher: both forms are read, whatever is written")),
     row("buflen", ALL, MS, Time, "1000ms", NotYet("it paces the play of files, which comes in a later release")),
-    row("tcp_nodelay", "WXP", MSA, Flag, "on", Works),
+    row("tcp_nodelay", "WXP", MSA, Flag, "on", Works)
+        .because("small answers must not wait; set when a connection comes, so an application cannot change it"),
     row("tcp_nopush", "W", MSA, Flag, "off", NoEffect("what belongs together is written in one call")),
     row("send_timeout", "W", MSA, Time, "60s", NotYet("for HTTP-FLV, which is served in a later release; `timeout` bounds RTMP")),
     row("send_lowat", "W", MSA, Size, "0", NoEffect("has no meaning on Linux")),

@@ -20,6 +20,8 @@ pub struct GopCache {
     /// At most one of a kind and track, in the order published.
     configs: SmallVec<[Slot; 4]>,
     packets: VecDeque<Packet>,
+    /// The GOP before, on its way out: see [`RETIRED_AT_ONCE`].
+    retired: VecDeque<Packet>,
     /// The times of the keyframes in `packets`, oldest first.
     keyframes: VecDeque<i64>,
     audio_frames: usize,
@@ -72,6 +74,7 @@ impl GopCache {
             metadata: None,
             configs: SmallVec::new(),
             packets: VecDeque::new(),
+            retired: VecDeque::new(),
             keyframes: VecDeque::new(),
             audio_frames: 0,
             video_frames: 0,
@@ -83,7 +86,9 @@ impl GopCache {
     pub fn push(&mut self, packet: &Packet) {
         match packet.kind() {
             PacketKind::Metadata => self.metadata = Some(packet.clone()),
-            PacketKind::Config | PacketKind::SideConfig => self.push_config(packet),
+            PacketKind::Config | PacketKind::SideConfig | PacketKind::OtherTrackConfig { .. } => {
+                self.push_config(packet)
+            }
             PacketKind::Key | PacketKind::Inter | PacketKind::Disposable | PacketKind::Audio => self.push_frame(packet),
             PacketKind::Text | PacketKind::End | PacketKind::OtherTrack => {}
         }
@@ -133,6 +138,7 @@ impl GopCache {
     pub fn clear(&mut self) {
         self.metadata = None;
         self.configs.clear();
+        self.retired = VecDeque::new();
         self.clear_frames();
     }
 
@@ -184,6 +190,7 @@ impl GopCache {
             }
             self.audio_frames += 1;
         }
+        self.retired.drain(..RETIRED_AT_ONCE.min(self.retired.len()));
         self.frame_bytes += cost(packet);
         self.packets.push_back(packet.clone());
         self.trim(time);
@@ -229,10 +236,17 @@ impl GopCache {
             return;
         };
         let mut keyframes_seen = 0;
+        let mut retired = std::mem::take(&mut self.retired);
+        retired.clear();
         self.retain_frames(|packet| {
             keyframes_seen += usize::from(packet.is_keyframe());
-            if packet.is_video_frame() { keyframes_seen > 1 } else { is_near(packet, start) }
+            let stays = if packet.is_video_frame() { keyframes_seen > 1 } else { is_near(packet, start) };
+            if !stays {
+                retired.push_back(packet.clone());
+            }
+            stays
         });
+        self.retired = retired;
     }
 
     fn drop_first(&mut self) {
@@ -271,6 +285,9 @@ fn cost(packet: &Packet) -> usize {
 
 /// Audio that much older than the picture is still useful: a decoder drops its first frames. Older is heard as a delay.
 const AUDIO_LEAD_MS: i64 = 100;
+/// A GOP that is over leaves two packets at a time, one GOP behind: each makes room for one that comes. Freed all at once,
+/// its memory would go back to the system and come again page by page, for every GOP of every stream.
+const RETIRED_AT_ONCE: usize = 2;
 /// Enough to start playing without a stutter.
 const AUDIO_ONLY_MS: u64 = 1000;
 
@@ -448,6 +465,19 @@ mod tests {
         cache.push(&video(PacketKind::SideConfig, "sdr"));
         cache.push(&video(PacketKind::Config, "three"));
         assert_eq!(payloads(&cache), [&b"sdr"[..], b"three"]);
+    }
+
+    #[test]
+    fn the_newest_configuration_of_each_other_track_is_kept() {
+        let other = |id, side, text: &'static str| {
+            let kind = PacketKind::OtherTrackConfig { id, side };
+            Packet::with_original(Track::Video, kind, 0, Bytes::new(), Some(Bytes::from_static(text.as_bytes())))
+        };
+        let published =
+            [other(1, false, "old"), other(1, true, "side"), other(2, false, "two"), other(1, false, "new")];
+        let cache = filled(one_gop(), published);
+        let kept: Vec<_> = cache.configs().filter_map(Packet::original).map(|body| body.to_vec()).collect();
+        assert_eq!(kept, [&b"new"[..], b"side", b"two"]);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum PacketKind {
     End,
     /// A message that speaks only of tracks other than the default one.
     OtherTrack,
+    /// The same, and a configuration: of the track with this id, or side data of it.
+    OtherTrackConfig { id: u8, side: bool },
 }
 
 /// One audio, video or data message of a stream. Cheap to clone: the bytes are shared.
@@ -109,7 +111,12 @@ impl Packet {
 
     /// A configuration or what belongs to it: needed by whoever joins, never dropped.
     pub fn is_config(&self) -> bool {
-        matches!(self.0.kind, PacketKind::Config | PacketKind::SideConfig)
+        matches!(self.0.kind, PacketKind::Config | PacketKind::SideConfig | PacketKind::OtherTrackConfig { .. })
+    }
+
+    /// Speaks only of tracks other than the default one: for players that asked for several.
+    pub fn is_other_track(&self) -> bool {
+        matches!(self.0.kind, PacketKind::OtherTrack | PacketKind::OtherTrackConfig { .. })
     }
 
     /// A coded frame of either medium, as opposed to headers and data.

@@ -272,7 +272,12 @@ impl SendQueue {
             PacketKind::Audio if leaves => self.drops.audio += 1,
             PacketKind::Text | PacketKind::OtherTrack if leaves => {}
             // The newest is all that a decoder needs once no frame of the older one is left.
-            PacketKind::Config | PacketKind::SideConfig | PacketKind::Metadata if leaves => {
+            PacketKind::Config
+            | PacketKind::SideConfig
+            | PacketKind::OtherTrackConfig { .. }
+            | PacketKind::Metadata
+                if leaves =>
+            {
                 self.forget(packet.track(), packet.kind());
                 self.push(packet.clone());
             }

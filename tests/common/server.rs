@@ -136,7 +136,29 @@ impl TestServer {
             wait::within(Duration::from_millis(200), || (!self.log().is_empty()).then_some(()));
             return Some(Err(status));
         }
+        if !self.listens() {
+            return None;
+        }
         TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports[0])).ok().map(|_| Ok(()))
+    }
+
+    /// Whether the first port is this server's own: another test's may have taken it, and would answer as well.
+    fn listens(&self) -> bool {
+        let port = format!(":{:04X}", self.ports[0]);
+        let sockets: Vec<PathBuf> = ["/proc/net/tcp", "/proc/net/tcp6"]
+            .iter()
+            .flat_map(|table| {
+                let table = fs::read_to_string(table).unwrap_or_default();
+                let inode = |line: &str| {
+                    let words: Vec<&str> = line.split_whitespace().collect();
+                    let is_listening = words.get(1)?.ends_with(&port) && *words.get(3)? == "0A";
+                    is_listening.then(|| words.get(9).map(|inode| PathBuf::from(format!("socket:[{inode}]")))).flatten()
+                };
+                table.lines().filter_map(inode).collect::<Vec<_>>()
+            })
+            .collect();
+        let open = fs::read_dir(self.proc("fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| sockets.contains(&target))
     }
 
     /// The number that `@port@` stood for.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::peer::{AVC_CONFIG, DEADLINE, Next, RtmpPeer, avc_frame, avc_frame_number, command_of};
+use super::peer::{AVC_CONFIG, Next, RtmpPeer, avc_frame, avc_frame_number, command_of};
 use super::server::TestServer;
 use super::wire::{self, Amf, Message};
 
@@ -121,21 +121,24 @@ pub fn until_audio(player: &mut RtmpPeer, number: u8) -> Vec<Message> {
     before
 }
 
-/// Everything until the server closes; panics when it does not.
+/// Everything until the server closes; panics when it does not, or only at the deadline for commands.
 pub fn until_closed(peer: &mut RtmpPeer) -> Vec<Message> {
     let began = Instant::now();
     let mut messages = Vec::new();
-    while let Some(left) = DEADLINE.checked_sub(began.elapsed()) {
+    while let Some(left) = CLOSE_DEADLINE.checked_sub(began.elapsed()) {
         match peer.next(left) {
             Next::Message(message) => messages.push(message),
             Next::Closed => return messages,
             Next::Nothing => break,
         }
     }
-    panic!("the server did not close within {DEADLINE:?}: {messages:?}");
+    panic!("the server did not close within {CLOSE_DEADLINE:?}: {messages:?}");
 }
 
 /// Is it still open after this time?
 pub fn stays_open(peer: &mut RtmpPeer, time: Duration) -> bool {
     !peer.collect(time).1
 }
+
+/// Well below the patience that a server has with somebody who only sits there.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(6);

@@ -186,6 +186,15 @@ impl Writes {
         };
     }
 
+    /// Lets acknowledgements wait a little, for more to acknowledge. The kernel forgets this from time to time, so it is
+    /// said again with each read.
+    pub fn acknowledge_lazily(&self) {
+        if let WriteHalf::Tcp(half) = &self.half {
+            // Where it is not known, every read is acknowledged at once, as ever.
+            let _ = SockRef::from(half.as_ref()).set_tcp_quickack(false);
+        }
+    }
+
     /// Closes our side: the peer reads what was written, then the end.
     pub fn shut_down(&self) -> io::Result<()> {
         match &self.half {

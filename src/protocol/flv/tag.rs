@@ -36,6 +36,9 @@ pub enum Reading {
     OtherTrack {
         original: Bytes,
         count: u32,
+        /// [`PacketKind::OtherTrackConfig`] of the first of them where it configures a decoder, else
+        /// [`PacketKind::OtherTrack`].
+        kind: PacketKind,
     },
     /// Nothing to forward: silence, a seek command, a frame without data, a packet type of the future.
     Nothing,
@@ -260,6 +263,7 @@ fn read_enhanced(medium: Medium, first: u8, original: Bytes) -> Result<Reading, 
     }
     let shared = if multitrack_type == MANY_TRACKS_MANY_CODECS { None } else { Some(take_fourcc(&mut rest)?) };
     let mut default_track = None;
+    let mut first_id = None;
     let mut count = 0;
     while !rest.is_empty() {
         count += 1;
@@ -271,6 +275,7 @@ fn read_enhanced(medium: Medium, first: u8, original: Bytes) -> Result<Reading, 
             None => take_fourcc(&mut rest)?,
         };
         let id = take_u8(&mut rest)?;
+        first_id.get_or_insert(id);
         let data = if multitrack_type == ONE_TRACK {
             std::mem::take(&mut rest)
         } else {
@@ -283,8 +288,16 @@ fn read_enhanced(medium: Medium, first: u8, original: Bytes) -> Result<Reading, 
     }
     match default_track {
         Some((fourcc, data)) => Ok(normalise(medium, packet_type, fourcc, data, nanos, None, original)),
-        None if count > 0 => Ok(Reading::OtherTrack { original, count }),
-        None => Ok(Reading::Nothing),
+        None => Ok(first_id.map_or(Reading::Nothing, |id| {
+            // Such are kept for late players: what a publisher may have us keep is bounded here.
+            let is_kept = id <= MAX_KEPT_TRACK && original.len() <= MAX_KEPT_CONFIG_BYTES;
+            let kind = match enhanced_kind(medium, packet_type).filter(|_| is_kept) {
+                Some(PacketKind::Config) => PacketKind::OtherTrackConfig { id, side: false },
+                Some(PacketKind::SideConfig) => PacketKind::OtherTrackConfig { id, side: true },
+                _ => PacketKind::OtherTrack,
+            };
+            Reading::OtherTrack { original, count, kind }
+        })),
     }
 }
 
@@ -497,6 +510,11 @@ const MAX_MOD_EX: usize = 8;
 /// A track number is one byte.
 const MAX_TRACKS: u32 = 256;
 
+/// OBS numbers its tracks up to 5.
+const MAX_KEPT_TRACK: u8 = 15;
+/// Far more than the configuration of any track has.
+const MAX_KEPT_CONFIG_BYTES: usize = 16 << 10;
+
 const EX_VIDEO: u8 = 0x80;
 const EX_AUDIO: u8 = 9;
 const COMMAND_FRAME: u8 = 5;
@@ -608,15 +626,18 @@ mod tests {
 
     #[test]
     fn tracks_above_the_default_one_are_named_as_such() {
-        for (video, hex) in [
-            (true, "96 00 61766331 01 0142c01e"),
-            (true, "96 01 61766331 01 000050 00000001 65"),
-            (true, "a6 01 61766331 01 0000a0 00000001 41"),
-            (false, "95 00 6d703461 01 1208"),
-            (false, "95 04 6d703461 01 01 01 00000004"),
-            (false, "95 01 6d703461 01 2110"),
+        let config = |side| PacketKind::OtherTrackConfig { id: 1, side };
+        for (video, hex, kind) in [
+            (true, "96 00 61766331 01 0142c01e", config(false)),
+            (true, "96 00 61766331 10 0142c01e", PacketKind::OtherTrack),
+            (true, "96 01 61766331 01 000050 00000001 65", PacketKind::OtherTrack),
+            (true, "a6 01 61766331 01 0000a0 00000001 41", PacketKind::OtherTrack),
+            (false, "95 00 6d703461 01 1208", config(false)),
+            (false, "95 04 6d703461 01 01 01 00000004", config(true)),
+            (false, "95 01 6d703461 01 2110", PacketKind::OtherTrack),
         ] {
-            assert_eq!(read(video, bytes(hex)), Ok(Reading::OtherTrack { original: bytes(hex), count: 1 }), "{hex}");
+            let expected = Reading::OtherTrack { original: bytes(hex), count: 1, kind };
+            assert_eq!(read(video, bytes(hex)), Ok(expected), "{hex}");
         }
     }
 

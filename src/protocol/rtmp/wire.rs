@@ -100,7 +100,7 @@ impl PlayForm {
 
     /// The chunk stream and message type of a packet; none for what this player is not sent.
     fn lane(&self, packet: &Packet) -> Option<(u32, u8)> {
-        if packet.kind() == PacketKind::OtherTrack && !self.multitrack {
+        if packet.is_other_track() && !self.multitrack {
             return None;
         }
         Some(match packet.track() {
