@@ -97,7 +97,7 @@ fn a_late_player_sees_its_first_frame_from_the_cache_at_once() {
         });
         assert!(configured, "the configuration comes before the first keyframe");
         assert_eq!(frame, avc_frame(true, 7, 20_000));
-        let took = clock.now().later_than(asked);
+        let took = clock.now().later_than(&asked);
         assert!(attempt == 0 || took < Duration::from_millis(100), "the first keyframe took {took:?}");
     }
 }

@@ -71,7 +71,7 @@ fn a_late_player_of_sound_alone_hears_it_at_once() {
         configured |= message.payload == AAC_CONFIG;
         last(message)
     });
-    let took = clock.now().later_than(asked);
+    let took = clock.now().later_than(&asked);
     assert!(configured && took < Duration::from_millis(100), "after {took:?}");
 }
 
@@ -113,7 +113,7 @@ fn sound_waits_for_the_next_picture_but_not_for_long() {
     }
     let sent = clock.now();
     player.expect("the last sound", |message| (message.payload == [0xaf, 1, 0x21, 3]).then_some(()));
-    let took = clock.now().later_than(sent);
+    let took = clock.now().later_than(&sent);
     assert!(took < Duration::from_millis(140), "40 ms, and what a debug build takes: {took:?}");
     // And what is still held when the publisher goes is played, too.
     publisher.peer.send_audio(publisher.msid, 92, &[0xaf, 1, 0x21, 4]);

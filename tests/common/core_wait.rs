@@ -3,6 +3,7 @@
 //! When more threads are ready than there are cores, some wait, and a test that measures the server would measure that.
 //! The kernel counts it for each thread, so it can be taken off.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,11 +19,12 @@ pub struct CoreWait {
     ours: Mutex<Vec<Pid>>,
 }
 
-/// A time, and how long the threads that a frame passes through had waited for a core until then.
-#[derive(Clone, Copy)]
+/// A time, and how long each thread that a frame passes through had waited for a core until then.
+#[derive(Clone)]
 pub struct Moment {
     pub at: Instant,
-    core_wait: Duration,
+    waited: HashMap<PathBuf, Duration>,
+    stolen: Duration,
 }
 
 impl CoreWait {
@@ -46,17 +48,25 @@ impl CoreWait {
         let folder = format!("/proc/{}/task", self.server);
         let servers = fs::read_dir(folder).into_iter().flatten().flatten().map(|thread| thread.path());
         let ours = self.ours.lock().expect("no other thread panics").clone();
-        let ours = ours.into_iter().map(|id| format!("/proc/self/task/{id}").into());
-        let waited = servers.chain(ours).map(|thread: PathBuf| run_delay(&thread)).sum::<Duration>();
-        Moment { at, core_wait: waited + stolen() }
+        let ours = ours.into_iter().map(|id| PathBuf::from(format!("/proc/self/task/{id}")));
+        let delay = |thread: PathBuf| {
+            let waited = run_delay(&thread);
+            (thread, waited)
+        };
+        Moment { at, waited: servers.chain(ours).map(delay).collect(), stolen: stolen() }
     }
 }
 
 impl Moment {
-    /// The time since `earlier`, without what was spent waiting for a core.
-    pub fn later_than(self, earlier: Self) -> Duration {
-        let waited = self.core_wait.saturating_sub(earlier.core_wait);
-        self.at.saturating_duration_since(earlier.at).saturating_sub(waited)
+    /// The time since `earlier`, without what was spent waiting for a core: by the thread that waited longest, for those
+    /// of several may be one and the same time.
+    pub fn later_than(&self, earlier: &Self) -> Duration {
+        let wait = |(thread, waited): (&PathBuf, &Duration)| {
+            waited.saturating_sub(earlier.waited.get(thread).copied().unwrap_or_default())
+        };
+        let waited = self.waited.iter().map(wait).max().unwrap_or_default();
+        let stolen = self.stolen.saturating_sub(earlier.stolen);
+        self.at.saturating_duration_since(earlier.at).saturating_sub(waited + stolen)
     }
 }
 

@@ -133,7 +133,7 @@ impl HealthyStream {
             sent.range(first..).map(|(number, _)| *number).filter(|n| !played.contains_key(n)).collect();
         assert!(lost.is_empty(), "the healthy stream lost frames {lost:?} of {}", sent.len());
 
-        let delay = |number: &u32| played[number].later_than(sent[number]);
+        let delay = |number: &u32| played[number].later_than(&sent[number]);
         let baseline = played.keys().take(BASELINE_FRAMES).map(delay).max().expect("the baseline was waited for");
         let worst = played.keys().max_by_key(|number| delay(number)).expect("frames were played");
         assert!(
