@@ -235,7 +235,10 @@ impl Connection {
                     socket.start_tls(connection);
                     self.tls_handshake = Some(TlsHandshake::begin(&self.house));
                 }
-                Err(error) => warn!(connection = self.id, %error, "TLS cannot begin"),
+                Err(error) => {
+                    drop(output);
+                    return self.end(&format!("TLS cannot begin: {error}"), ctx);
+                }
             }
         }
         let fed = socket.decrypt(wire, |plain| session.receive(plain, now));

@@ -4,6 +4,7 @@
 //! RTMP, files or HTTP, and it waits for nobody.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use actix::prelude::*;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::support::{
@@ -42,6 +43,8 @@ pub struct LiveStream {
     timeline: Timeline,
     cache: GopCache,
     publisher: Option<Publisher>,
+    /// Bounded by [`MAX_NEWCOMERS`], and each waits no longer than [`REFUSAL_WAITS`].
+    newcomers: VecDeque<Newcomer>,
     subscribers: Vec<Subscriber>,
     counters: Arc<StreamCounters>,
     /// When the log last told of a jump of the publisher's clock.
@@ -166,6 +169,12 @@ struct Publisher {
     active: bool,
 }
 
+/// Somebody who wants to publish here while the last publisher may be about to leave.
+struct Newcomer {
+    asked: Publish,
+    answer: oneshot::Sender<Result<Publication, NameInUse>>,
+}
+
 struct Subscriber {
     id: u64,
     to: Recipient<Deliver>,
@@ -196,6 +205,7 @@ impl LiveStream {
             timeline,
             cache,
             publisher: None,
+            newcomers: VecDeque::new(),
             subscribers: Vec::new(),
             counters,
             jump_said: None,
@@ -363,9 +373,25 @@ impl Actor for LiveStream {
 }
 
 impl Handler<Publish> for LiveStream {
-    type Result = Result<Publication, NameInUse>;
+    type Result = ResponseFuture<Result<Publication, NameInUse>>;
 
-    fn handle(&mut self, asked: Publish, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, asked: Publish, ctx: &mut Self::Context) -> Self::Result {
+        let in_use = match self.claim(&asked) {
+            Err(in_use) if self.newcomers.len() < MAX_NEWCOMERS => in_use,
+            answer => return Box::pin(std::future::ready(answer)),
+        };
+        // An encoder that reconnects at once may be here before the end of its last session is: on different arbiters
+        // the two do not come in order. So the refusal waits a moment for that end.
+        let (answer, answered) = oneshot::channel();
+        self.newcomers.push_back(Newcomer { asked, answer });
+        ctx.run_later(REFUSAL_WAITS, |stream, _| stream.answer_newcomer());
+        Box::pin(async move { answered.await.unwrap_or(Err(in_use)) })
+    }
+}
+
+impl LiveStream {
+    /// Gives the stream to this publisher, or says who has it.
+    fn claim(&mut self, asked: &Publish) -> Result<Publication, NameInUse> {
         let now = self.now();
         if let Some(publisher) = &self.publisher {
             if !self.may_replace(publisher, now) {
@@ -380,9 +406,30 @@ impl Handler<Publish> for LiveStream {
         }
         let Publish { session, peer, to } = asked;
         self.timeline.begin_session(now);
-        self.publisher = Some(Publisher { session, peer, to, began: now, last_media: now, active: false });
+        self.publisher = Some(Publisher {
+            session: *session,
+            peer: *peer,
+            to: to.clone(),
+            began: now,
+            last_media: now,
+            active: false,
+        });
         self.counters.publishing.store(true, Ordering::Relaxed);
-        Ok(Publication { session })
+        Ok(Publication { session: *session })
+    }
+
+    /// Answers the newcomer that has waited longest, whatever the answer is by now.
+    fn answer_newcomer(&mut self) {
+        if let Some(Newcomer { asked, answer }) = self.newcomers.pop_front() {
+            if answer.is_closed() {
+                return; // it did not wait
+            }
+            let claimed = self.claim(&asked);
+            // If it is gone by now, its connection's end says so to nobody: the seat is given back here.
+            if answer.send(claimed.clone()).is_err() && claimed.is_ok() {
+                self.end_publisher();
+            }
+        }
     }
 }
 
@@ -415,6 +462,7 @@ impl Handler<EndPublish> for LiveStream {
         let lasted = self.now().saturating_sub(publisher.began);
         debug!(stream = %self.key, seconds = lasted.as_secs(), "publisher gone");
         self.end_publisher();
+        self.answer_newcomer();
     }
 }
 
@@ -462,6 +510,12 @@ impl std::fmt::Display for PeerName<'_> {
 
 /// The least time between two lines of the log about a clock that jumps.
 const JUMP_LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a refusal waits for the end of the publisher that is there.
+const REFUSAL_WAITS: Duration = Duration::from_millis(100);
+
+/// Newcomers that wait like this; more are refused at once.
+const MAX_NEWCOMERS: usize = 8;
 
 /// Unreadable messages between two lines of the log.
 const REFUSALS_PER_LINE: u64 = 1000;
@@ -580,8 +634,9 @@ mod tests {
         let stream = stream(Live::default());
         publish(&stream, 1).await.expect("the name is free");
         send(&stream, 1, &[(Medium::Video, 0, KEY)]).await;
-        tokio::time::advance(Duration::from_millis(1900)).await;
-        assert_eq!(publish(&stream, 2).await, Err(NameInUse { by: None, silent_ms: 1900 }));
+        tokio::time::advance(Duration::from_millis(1800)).await;
+        let refused = publish(&stream, 2).await.expect_err("it sent media a moment ago");
+        assert!((1900..2000).contains(&refused.silent_ms), "{refused}");
         tokio::time::advance(Duration::from_millis(100)).await;
         assert_eq!(publish(&stream, 3).await, Ok(Publication { session: 3 }));
         let mut player = Player::join(&stream, 7).await;
@@ -589,6 +644,20 @@ mod tests {
         send(&stream, 3, &[(Medium::Video, 9000, KEY)]).await;
         assert_eq!(player.next().await, [], "only the new publisher is heard");
         assert_eq!(player.next().await.len(), 1);
+    }
+
+    #[actix::test]
+    async fn an_encoder_that_comes_back_before_its_last_session_has_ended_is_let_in() {
+        tokio::time::pause();
+        let stream = stream(Live { duplicate_publisher: DuplicatePublisher::Reject, ..Live::default() });
+        publish(&stream, 1).await.expect("the name is free");
+        let to = Player::new().address.recipient();
+        let asked = stream.send(Publish { session: 2, peer: None, to });
+        stream.do_send(EndPublish { session: 1 });
+        assert_eq!(asked.await.expect("the stream lives"), Ok(Publication { session: 2 }));
+        let began = Instant::now();
+        assert!(publish(&stream, 3).await.is_err());
+        assert!(began.elapsed() >= REFUSAL_WAITS, "a refusal waits for the end that may be on its way");
     }
 
     #[actix::test]

@@ -76,6 +76,17 @@ impl Router {
         Self { limits, directory, names: HashMap::new(), next_id: 1, _alive: alive }
     }
 
+    /// Streams with a publisher and names that players wait for are counted apart: whoever asks for invented names keeps
+    /// no publisher out.
+    fn is_full(&self, purpose: Purpose) -> bool {
+        let publishing = self.directory.publishing();
+        let counted = match purpose {
+            Purpose::Publish => publishing,
+            Purpose::Play => self.names.len().saturating_sub(publishing),
+        };
+        counted >= self.limits.max_live_streams as usize
+    }
+
     fn make(&mut self, asked: OpenStream, ctx: &Context<Self>) -> Opened {
         let id = self.next_id;
         self.next_id += 1;
@@ -113,9 +124,7 @@ impl Handler<OpenStream> for Router {
         }
         match living {
             Some(opened) => Ok(opened),
-            None if self.names.len() >= self.limits.max_live_streams as usize => {
-                Err(NoStream::TooMany { max: self.limits.max_live_streams })
-            }
+            None if self.is_full(asked.purpose) => Err(NoStream::TooMany { max: self.limits.max_live_streams }),
             None => Ok(self.make(asked, ctx)),
         }
     }

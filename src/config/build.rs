@@ -318,14 +318,17 @@ fn process(root: &Scope<'_>, paths: &Paths) -> Result<Process, Problem> {
     })
 }
 
+/// Threads beyond any machine's cores only cost memory; beyond what the system gives, the start fails.
+const MAX_WORKERS: usize = 1024;
+
 fn workers(directive: Option<&Directive>) -> Result<NonZeroUsize, Problem> {
     let default = Process::default().workers;
     let Some(directive) = directive else { return Ok(default) };
     let Some(word) = directive.args.first().filter(|word| word.text != "auto") else { return Ok(default) };
     let number = values::number(&word.text).and_then(|number| usize::try_from(number).ok());
-    number.and_then(NonZeroUsize::new).ok_or_else(|| {
+    number.filter(|number| *number <= MAX_WORKERS).and_then(NonZeroUsize::new).ok_or_else(|| {
         Problem::at_word("\"worker_processes\" directive invalid value", directive, word)
-            .help("it takes a number from 1 on, or `auto`: one worker a core")
+            .help(format!("it takes a number from 1 to {MAX_WORKERS}, or `auto`: one worker a core"))
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -103,7 +103,7 @@ impl Census {
 
     /// Counts a new publisher of this name, or says which bound it would pass.
     pub fn admit_publisher(&self, address: Option<IpAddr>, name: u64, now: Duration) -> Result<Publishing, Crowded> {
-        let address = address.map(|address| address.to_canonical()).filter(|&address| !is_spared(address));
+        let address = address.map(counted_as).filter(|&address| !is_spared(address));
         if let Some(address) = address {
             let limits = &self.0.limits;
             let mut tally = self.0.by_address.entry(address).or_default();
@@ -119,13 +119,13 @@ impl Census {
     /// Somebody gave a wrong publish key. Whoever does so often is not asked again for a while.
     pub fn note_wrong_key(&self, address: Option<IpAddr>, now: Duration) {
         if let Some(address) = address {
-            self.0.by_address.entry(address.to_canonical()).or_default().note_failure(now);
+            self.0.by_address.entry(counted_as(address)).or_default().note_failure(now);
         }
     }
 
     /// Whether this address has guessed too often lately for its keys to be looked at.
     pub fn is_guessing(&self, address: Option<IpAddr>, now: Duration) -> bool {
-        let tally = address.and_then(|address| self.0.by_address.get(&address.to_canonical()));
+        let tally = address.and_then(|address| self.0.by_address.get(&counted_as(address)));
         tally.is_some_and(|tally| tally.blocked_until.is_some_and(|until| now < until))
     }
 
@@ -144,7 +144,7 @@ impl Presence {
     /// the connection itself has been counted then.
     pub fn identify(&mut self, address: IpAddr, now: Duration) -> Result<(), Crowded> {
         let limits = &self.census.0.limits;
-        let address = address.to_canonical();
+        let address = counted_as(address);
         let mut tally = self.census.0.by_address.entry(address).or_default();
         let rate = limits.connection_rate;
         if !is_spared(address) && !tally.take_token(rate.per_second, rate.burst, now) {
@@ -243,6 +243,16 @@ fn is_spared(address: IpAddr) -> bool {
     }
 }
 
+/// Under which address somebody is counted. An IPv6 host has a whole /64 to itself and may call from any address in it.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into()
+        }
+        address => address,
+    }
+}
+
 /// One connection's worth of the rate bound.
 const TOKEN: u64 = 1000;
 
@@ -292,6 +302,17 @@ mod tests {
         assert!(census.admit(HERE, at(0)).is_ok());
         drop(kept);
         assert!(census.admit(STRANGER, at(0)).is_ok());
+    }
+
+    #[test]
+    fn all_addresses_of_one_ipv6_host_are_one() {
+        let limits =
+            Limits { max_connections_per_address: PerAddress { max: 1, is_written: false }, ..Limits::default() };
+        let census = census(limits);
+        let from = |text: &str| census.admit(text.parse().ok(), at(0));
+        let _kept = from("2001:db8::1");
+        assert_eq!(from("2001:db8::2:3:4:5").err(), Some(Crowded::FromAddress { max: 1 }));
+        assert!(from("2001:db8:0:1::1").is_ok());
     }
 
     #[test]
