@@ -88,12 +88,20 @@ impl Output {
             self.waiting = written == Progress::Blocked;
             return Ok(written);
         }
+        self.offer(batch, gap);
+        self.write()
+    }
+
+    /// The stream's next packets, to be written with what follows.
+    pub fn offer(&mut self, batch: &Batch, gap: bool) {
+        if self.player.is_none() {
+            return;
+        }
         self.start_clock(batch.packets());
         if gap {
             self.queue.gap();
         }
         self.queue.offer(batch);
-        self.write()
     }
 
     /// Writes what the socket takes now. After `Blocked` nothing is written until [`Output::resume`] is called.
