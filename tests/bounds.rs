@@ -253,15 +253,18 @@ fn publishers_and_names_of_one_address_are_counted() {
 }
 
 #[test]
-fn max_live_streams_counts_names_and_gives_them_back() {
+fn max_live_streams_counts_published_and_awaited_names_apart_and_gives_them_back() {
     let server = TestServer::start(
         "rtmp { max_live_streams 1; server { listen 127.0.0.1:@port@; application live { live on; } } }",
     );
     let first = Publishing::start(&server, "one");
     assert_eq!(answer_to("publish", server.port(), "live", "two").1, "NetStream.Publish.Rejected");
-    assert_eq!(answer_to("play", server.port(), "live", "two").1, "NetStream.Play.Failed");
-    let _player = playing(server.port(), "live", "one");
-    drop((first, _player));
+    let player = playing(server.port(), "live", "one");
+    // Whoever waits for names that nobody publishes keeps no publisher out, and is bounded all the same.
+    let waiting = playing(server.port(), "live", "two");
+    assert_eq!(answer_to("play", server.port(), "live", "three").1, "NetStream.Play.Failed");
+    assert_eq!(answer_to("publish", server.port(), "live", "two").1, "NetStream.Publish.Rejected");
+    drop((first, player, waiting));
     wait::until("the place is free again", Duration::from_secs(5), || {
         (answer_to("publish", server.port(), "live", "two").1 == "NetStream.Publish.Start").then_some(())
     });

@@ -13,7 +13,8 @@ use std::{
 use actix::prelude::*;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::support::{

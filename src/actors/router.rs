@@ -123,6 +123,10 @@ impl Handler<OpenStream> for Router {
             return Err(NoStream::NotFound);
         }
         match living {
+            // Players may have waited for it, and waiting names are counted apart.
+            Some(_) if asked.purpose == Purpose::Publish && !publishing && self.is_full(Purpose::Publish) => {
+                Err(NoStream::TooMany { max: self.limits.max_live_streams })
+            }
             Some(opened) => Ok(opened),
             None if self.is_full(asked.purpose) => Err(NoStream::TooMany { max: self.limits.max_live_streams }),
             None => Ok(self.make(asked, ctx)),
