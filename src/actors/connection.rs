@@ -246,7 +246,8 @@ impl Connection {
             self.tls_handshake = None;
         }
         if matches!(self.role, Role::Publisher(_)) {
-            // An acknowledgement for each frame costs as much as reading it (a fifth of the server's time, measured).
+            // One for each frame is work for both kernels. (Measured with 200 publishers: a fifth fewer segments, and a
+            // tenth less of the server's time.)
             socket.acknowledge_lazily();
         }
         drop(output);

@@ -419,7 +419,8 @@ impl LiveStream {
         Ok(Publication { session: *session })
     }
 
-    /// Answers the newcomer that has waited longest, whatever the answer is by now.
+    /// Answers the newcomer that has waited longest, whatever the answer is by now. Each brings one timer; a publisher's
+    /// end answers one before its time, and then the last timer finds nobody.
     fn answer_newcomer(&mut self) {
         if let Some(Newcomer { asked, answer }) = self.newcomers.pop_front() {
             if answer.is_closed() {
