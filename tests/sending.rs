@@ -155,6 +155,48 @@ fn sound_is_held_as_long_as_it_was_written_and_with_low_latency_not_at_all() {
     }
 }
 
+#[test]
+fn what_waits_in_the_socket_for_the_next_frame_comes_also_without_it() {
+    let server = server("audio_hold 100ms;");
+    let (mut player, mut publisher) = started(&server);
+    publisher.peer.send_audio(publisher.msid, 0, AAC_CONFIG);
+    for number in 1..=60 {
+        publisher.peer.send_video(publisher.msid, number * 40, &avc_frame(false, number, 2_000));
+        player.expect("the frame", |message| frame_number(message).filter(|came| *came == number));
+    }
+    let sent = Instant::now();
+    publisher.audio(2_410, 99);
+    until_audio(&mut player, 99);
+    assert!((90..1_000).contains(&sent.elapsed().as_millis()), "sound: {:?}", sent.elapsed());
+    let sent = Instant::now();
+    publisher.peer.send_video(publisher.msid, 2_440, &avc_frame(false, 61, 2_000));
+    player.expect("the frame", |message| frame_number(message).filter(|came| *came == 61));
+    assert!(sent.elapsed() < Duration::from_millis(90), "a large frame waits for nothing: {:?}", sent.elapsed());
+    publisher.peer.send_video(publisher.msid, 2_480, &avc_frame(false, 62, 50));
+    player.expect("the small frame", |message| frame_number(message).filter(|came| *came == 62));
+    let sent = Instant::now();
+    publisher.peer.send_video(publisher.msid, 2_520, &avc_frame(false, 63, 50));
+    player.expect("the second small frame", |message| frame_number(message).filter(|came| *came == 63));
+    assert!(sent.elapsed() < Duration::from_millis(90), "small frames are known by now: {:?}", sent.elapsed());
+}
+
+#[test]
+fn commands_wait_no_longer_than_sound_and_not_at_all_once_the_publish_has_ended() {
+    let server = server("audio_hold 5s;");
+    let (mut player, mut publisher) = started(&server);
+    for number in 1..=60 {
+        publisher.peer.send_video(publisher.msid, number * 40, &avc_frame(false, number, 2_000));
+        player.expect("the frame", |message| frame_number(message).filter(|came| *came == number));
+    }
+    let sent = Instant::now();
+    publisher.peer.command(publisher.msid, "closeStream", &[Amf::Null]);
+    expect_code(&mut publisher.peer, "NetStream.Unpublish.Success");
+    assert!(sent.elapsed() < Duration::from_millis(1_000), "{:?}", sent.elapsed());
+    let sent = Instant::now();
+    publisher.peer.create_stream();
+    assert!(sent.elapsed() < Duration::from_millis(90), "{:?}", sent.elapsed());
+}
+
 // --- slow players ------------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -31,6 +31,7 @@ use super::{
         output::{Output, SharedOutput},
         socket::{self, Arrived, RawSocket, ReadError, Reads, Writes},
         tls::is_hang_up,
+        wakeup::{Patience, Waiter, Wakeup},
     },
 };
 use crate::{
@@ -112,6 +113,10 @@ struct PublisherRole {
     gather: Gather<Incoming>,
     /// A timer for what waits is under way.
     timer_is_set: bool,
+    /// Whether audio may wait in the socket, and since when it does.
+    wakeup: Wakeup,
+    /// The timer of `wakeup` is under way.
+    has_patience: bool,
     _counted: Publishing,
 }
 
@@ -256,7 +261,10 @@ impl Connection {
             self.deadlines.enter(Stage::Connect, now);
         }
         match fed {
-            Ok(()) => self.go_on(ctx),
+            Ok(()) => {
+                self.go_on(ctx);
+                self.set_wakeup(now, ctx);
+            }
             Err(ReadError::Taker(error)) => {
                 // What came before the fault still counts: a status may be on its way out, media on its way in.
                 self.take_events(ctx);
@@ -264,6 +272,18 @@ impl Connection {
             }
             Err(ReadError::Tls(error)) => self.end(&format!("TLS: {error}"), ctx),
             Err(ReadError::Socket(error)) => self.end(&describe(&error), ctx),
+        }
+    }
+
+    /// Something was read: decides how much must come before the next read.
+    fn set_wakeup(&mut self, now: Duration, ctx: &mut Context<Self>) {
+        let Role::Publisher(role) = &mut self.role else { return };
+        if let Some(threshold) = role.wakeup.read(self.session.is_midway(), now) {
+            self.output.borrow_mut().socket().wake_at(threshold);
+        }
+        if let (Some(due), false) = (role.wakeup.due(), role.has_patience) {
+            role.has_patience = true;
+            ctx.spawn(Patience::new(due.saturating_sub(now)));
         }
     }
 
@@ -333,9 +353,13 @@ impl Connection {
             media.clear();
             return None;
         };
+        let since = role.wakeup.waits_since(now);
         for incoming in media.drain(..) {
             let is_video = incoming.medium == Medium::Video;
-            role.gather.push(incoming, is_video, now);
+            if is_video {
+                role.wakeup.saw_video(incoming.body.len());
+            }
+            role.gather.push(incoming, is_video, since);
         }
         self.hand_over(ctx)
     }
@@ -422,6 +446,8 @@ impl Connection {
         match std::mem::replace(&mut self.role, Role::None) {
             Role::Publisher(mut role) => {
                 info!(connection = self.id, client = self.client(), stream = %role.key, "publish ended");
+                // Commands are small: they are listened for again.
+                self.output.borrow_mut().socket().wake_at(1);
                 // Once for each publish, and neither may get lost.
                 let messages = role.gather.take();
                 role.stream.do_send(Ingest { session: self.id, messages });
@@ -633,6 +659,24 @@ impl Actor for Connection {
             place.venue.access_log.write(&self.record);
         }
         self.link.set_reason(ExitReason::Stopped);
+    }
+}
+
+impl Waiter for Connection {
+    fn left(&mut self) -> Option<Duration> {
+        let now = self.now();
+        let Role::Publisher(role) = &mut self.role else { return None };
+        let due = role.wakeup.due();
+        role.has_patience = due.is_some();
+        due.map(|due| due.saturating_sub(now))
+    }
+
+    fn stop_waiting(&mut self) {
+        if let Role::Publisher(role) = &mut self.role
+            && let Some(threshold) = role.wakeup.time_is_up()
+        {
+            self.output.borrow_mut().socket().wake_at(threshold);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use actix::prelude::*;
@@ -21,6 +22,7 @@ use crate::{
         support::{
             census::{Crowded, Publishing},
             deadlines::Stage,
+            wakeup::Wakeup,
         },
     },
     config::{Action, Application, Live},
@@ -263,12 +265,15 @@ impl Connection {
         self.deadlines.enter(Stage::Publishing, now);
         self.record.milestones.start = Some(now);
         self.record.published = true;
+        let waits = !venue.gather.low_latency && self.port.tls.is_none();
         self.role = Role::Publisher(Box::new(PublisherRole {
             msid,
             key,
             stream: opened.stream,
             gather: Gather::new(venue.gather),
             timer_is_set: false,
+            wakeup: Wakeup::new(if waits { venue.gather.audio_hold } else { Duration::ZERO }),
+            has_patience: false,
             _counted: counted,
         }));
         let read_on = self.session.accept_publish(msid);

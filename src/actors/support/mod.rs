@@ -10,3 +10,4 @@ pub mod output;
 pub mod restart;
 pub mod socket;
 pub mod tls;
+pub mod wakeup;

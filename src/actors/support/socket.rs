@@ -16,6 +16,8 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
+use super::wakeup;
+
 /// Turns an accepted or connected socket of the standard library into its two halves on this thread's reactor.
 pub fn split(raw: RawSocket) -> io::Result<(Reads, Writes)> {
     Ok(match raw {
@@ -192,6 +194,13 @@ impl Writes {
         if let WriteHalf::Tcp(half) = &self.half {
             // Where it is not known, every read is acknowledged at once, as ever.
             let _ = SockRef::from(half.as_ref()).set_tcp_quickack(false);
+        }
+    }
+
+    /// How many bytes must have arrived before the reading half is woken. The end of the stream always wakes it.
+    pub fn wake_at(&self, bytes: u32) {
+        if let (WriteHalf::Tcp(half), None) = (&self.half, &self.tls) {
+            wakeup::set_threshold(half.as_ref(), bytes);
         }
     }
 
