@@ -19,7 +19,7 @@ pub struct QueueRules {
     pub wait_key: bool,
     /// No audio before the first video.
     pub wait_video: bool,
-    /// A player that has anything waiting when a keyframe comes goes straight to that keyframe.
+    /// A player that is behind by more than a hiccup when a keyframe comes goes straight to that keyframe.
     pub jump_to_keyframe: bool,
 }
 
@@ -107,7 +107,8 @@ impl SendQueue {
 
     /// The stream's next packets.
     pub fn offer(&mut self, batch: &Batch) {
-        if self.rules.jump_to_keyframe && self.bytes > 0 && batch.packets().iter().any(Packet::is_keyframe) {
+        let is_behind = self.bytes > 0 && self.span_ms(batch) >= HICCUP_MS;
+        if self.rules.jump_to_keyframe && is_behind && batch.packets().iter().any(Packet::is_keyframe) {
             self.drop_frames(Dropped::All);
             self.drops.skips += 1;
         }
@@ -364,6 +365,9 @@ impl Gate {
 /// Above this many slots an empty queue gives its memory back.
 const KEPT_CAPACITY: usize = 16;
 
+/// A player that did not read for this long will have caught up in a moment: what waits for it is worth more than a leap.
+const HICCUP_MS: i64 = 300;
+
 #[cfg(test)]
 impl Item {
     fn weight(&self) -> usize {
@@ -519,8 +523,17 @@ mod tests {
         let mut queue = SendQueue::new(QueueRules { jump_to_keyframe: true, ..RULES });
         offer(&mut queue, PacketKind::Key, 0, 10);
         offer(&mut queue, PacketKind::Audio, 1, 10);
+        offer(&mut queue, PacketKind::Key, 500, 10);
+        assert_eq!(drain(&mut queue), [(PacketKind::Key, 500)]);
+    }
+
+    #[test]
+    fn low_latency_loses_nothing_to_a_hiccup() {
+        let mut queue = SendQueue::new(QueueRules { jump_to_keyframe: true, ..RULES });
+        offer(&mut queue, PacketKind::Key, 0, 10);
+        offer(&mut queue, PacketKind::Audio, 1, 10);
         offer(&mut queue, PacketKind::Key, 40, 10);
-        assert_eq!(drain(&mut queue), [(PacketKind::Key, 40)]);
+        assert_eq!(drain(&mut queue).len(), 3);
     }
 
     #[test]
