@@ -15,9 +15,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("process", &["config", "log"]),
     ("bench", &["media", "protocol"]),
     ("actors", &["media", "protocol", "config", "log"]),
-    ("server", &["actors", "config", "log", "process"]),
-    ("cli", &["actors", "bench", "config", "log", "media", "process", "protocol", "server"]),
-    ("main", &["actors", "bench", "cli", "config", "log", "media", "process", "protocol", "server"]),
+    ("http", &["media", "protocol", "config", "log", "actors"]),
+    ("server", &["actors", "config", "http", "log", "process"]),
+    ("cli", &["actors", "bench", "config", "http", "log", "media", "process", "protocol", "server"]),
+    ("main", &["actors", "bench", "cli", "config", "http", "log", "media", "process", "protocol", "server"]),
     ("lib", &[]),
 ];
 

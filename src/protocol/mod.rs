@@ -2,6 +2,10 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
 
 pub mod amf;
+pub mod dash;
 pub mod flv;
+pub mod hls;
+pub mod mp4;
 pub mod proxy;
 pub mod rtmp;
+pub mod ts;

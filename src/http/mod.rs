@@ -1,0 +1,1 @@
+//! HTTP on top of the actors: a request becomes a message, an answer becomes bytes.

@@ -1,0 +1,1 @@
+//! DASH manifests.
