@@ -1,3 +1,4 @@
 //! FLV: the media message bodies that RTMP carries.
 
+pub mod sample;
 pub mod tag;
