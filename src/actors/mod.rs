@@ -27,3 +27,4 @@ pub mod live_stream;
 pub mod port;
 pub mod router;
 pub mod support;
+pub mod sweeper;
