@@ -1,3 +1,4 @@
-//! FLV: the media message bodies that RTMP carries.
+//! FLV: the media message bodies that RTMP carries, and the endless file that HTTP-FLV is.
 
+pub mod stream;
 pub mod tag;
