@@ -17,9 +17,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::support::{
-    counters::StreamCounters,
-    link::{ExitReason, Link},
+use super::{
+    source::{Deliver, Listen, Subscribers},
+    support::{
+        counters::StreamCounters,
+        link::{ExitReason, Link},
+    },
 };
 use crate::{
     config::{DuplicatePublisher, Live, Meta},
@@ -46,7 +49,7 @@ pub struct LiveStream {
     publisher: Option<Publisher>,
     /// Bounded by [`MAX_NEWCOMERS`], and each waits no longer than [`REFUSAL_WAITS`].
     newcomers: VecDeque<Newcomer>,
-    subscribers: Vec<Subscriber>,
+    subscribers: Subscribers,
     counters: Arc<StreamCounters>,
     /// When the log last told of a jump of the publisher's clock.
     jump_said: Option<Duration>,
@@ -123,43 +126,6 @@ pub struct EndPublish {
     pub session: u64,
 }
 
-/// Joins the stream: from the next packet on the subscriber is told everything.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Subscribe {
-    pub id: u64,
-    pub to: Recipient<Deliver>,
-}
-
-/// A subscriber has a new listener. If somebody publishes, the subscriber is told in a [`Deliver::Begin`] for this listener
-/// what a late joiner needs, in order with everything else it is told.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct CatchUp {
-    pub subscriber: u64,
-    pub listener: u64,
-}
-
-/// Leaves the stream.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Unsubscribe {
-    pub id: u64,
-}
-
-/// What a subscriber is told: every sink handles this one message.
-#[derive(Message, Clone)]
-#[rtype(result = "()")]
-pub enum Deliver {
-    /// A publisher is there, or another one has taken over; these packets come first. For one listener who has just
-    /// come, or else for all.
-    Begin { listener: Option<u64>, burst: Arc<[Packet]> },
-    /// The next packets. `gap`: something before them was lost on the way here.
-    Media { batch: Batch, gap: bool },
-    /// The publisher is gone.
-    End,
-}
-
 struct Publisher {
     session: u64,
     peer: Option<SocketAddr>,
@@ -174,13 +140,6 @@ struct Publisher {
 struct Newcomer {
     asked: Publish,
     answer: oneshot::Sender<Result<Publication, NameInUse>>,
-}
-
-struct Subscriber {
-    id: u64,
-    to: Recipient<Deliver>,
-    /// Its mailbox was full: the next delivery tells it so.
-    missed: bool,
 }
 
 impl LiveStream {
@@ -207,7 +166,7 @@ impl LiveStream {
             cache,
             publisher: None,
             newcomers: VecDeque::new(),
-            subscribers: Vec::new(),
+            subscribers: Subscribers::default(),
             counters,
             jump_said: None,
             link,
@@ -309,21 +268,6 @@ impl LiveStream {
         Some(Packet::new(Track::Data, PacketKind::Text, placed.time_ms, message.body))
     }
 
-    fn deliver(&mut self, batch: Batch) {
-        let counters = &self.counters;
-        self.subscribers.retain_mut(|subscriber| {
-            let sent = subscriber.to.try_send(Deliver::Media { batch: batch.clone(), gap: subscriber.missed });
-            subscriber.settle(sent, counters)
-        });
-    }
-
-    /// Tells everybody what nobody may miss. It happens once a publish, so it need not ask whether there is room.
-    fn tell(&self, message: &Deliver) {
-        for subscriber in &self.subscribers {
-            subscriber.to.do_send(message.clone());
-        }
-    }
-
     /// What somebody who joins now is sent first. Headers stand at the time of the first frame, so that no player
     /// sees its clock leap from them to the present.
     fn burst(&self) -> Arc<[Packet]> {
@@ -334,33 +278,18 @@ impl LiveStream {
 
     fn begin_playing(&mut self) {
         info!(stream = %self.key, "live");
-        self.tell(&Deliver::Begin { listener: None, burst: self.burst() });
+        self.subscribers.tell(&Deliver::Begin { listener: None, burst: self.burst() });
     }
 
     fn end_publisher(&mut self) {
         self.counters.publishing.store(false, Ordering::Relaxed);
         self.cache.clear();
         self.publisher = None;
-        self.tell(&Deliver::End);
+        self.subscribers.tell(&Deliver::End);
     }
 
     fn is_active(&self) -> bool {
         self.publisher.as_ref().is_some_and(|publisher| publisher.active)
-    }
-}
-
-impl Subscriber {
-    /// Notes how a delivery went; `false` once the subscriber is gone.
-    fn settle(&mut self, sent: Result<(), SendError<Deliver>>, counters: &StreamCounters) -> bool {
-        match sent {
-            Ok(()) => self.missed = false,
-            Err(SendError::Full(_)) => {
-                self.missed = true;
-                counters.missed_deliveries.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(SendError::Closed(_)) => return false,
-        }
-        true
     }
 }
 
@@ -451,7 +380,7 @@ impl Handler<Ingest> for LiveStream {
         let now = self.now();
         let packets: SmallVec<_> = ingest.messages.into_iter().filter_map(|message| self.take(message, now)).collect();
         if !packets.is_empty() {
-            self.deliver(Batch::new(packets));
+            self.subscribers.deliver(&Batch::new(packets), false, &self.counters);
         }
     }
 }
@@ -468,33 +397,18 @@ impl Handler<EndPublish> for LiveStream {
     }
 }
 
-impl Handler<Subscribe> for LiveStream {
+impl Handler<Listen> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, Subscribe { id, to }: Subscribe, _: &mut Self::Context) {
-        self.subscribers.push(Subscriber { id, to, missed: false });
-    }
-}
-
-impl Handler<CatchUp> for LiveStream {
-    type Result = ();
-
-    fn handle(&mut self, CatchUp { subscriber, listener }: CatchUp, _: &mut Self::Context) {
-        if !self.is_active() {
-            return;
+    fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
+        match listen {
+            Listen::Join { subscriber, to } => self.subscribers.join(subscriber, to),
+            Listen::CatchUp { subscriber, listener } if self.is_active() => {
+                self.subscribers.begin(subscriber, listener, || self.burst());
+            }
+            Listen::CatchUp { .. } => {} // told with everybody else, when a publisher comes
+            Listen::Leave { subscriber } => self.subscribers.leave(subscriber),
         }
-        let Some(place) = self.subscribers.iter().position(|known| known.id == subscriber) else { return };
-        let burst = self.burst();
-        // Once for each who joins, and without it that one would never start.
-        self.subscribers[place].to.do_send(Deliver::Begin { listener: Some(listener), burst });
-    }
-}
-
-impl Handler<Unsubscribe> for LiveStream {
-    type Result = ();
-
-    fn handle(&mut self, Unsubscribe { id }: Unsubscribe, _: &mut Self::Context) {
-        self.subscribers.retain(|subscriber| subscriber.id != id);
     }
 }
 
@@ -567,8 +481,9 @@ mod tests {
 
         async fn join(stream: &Addr<LiveStream>, id: u64) -> Self {
             let player = Self::new();
-            stream.send(Subscribe { id, to: player.address.clone().recipient() }).await.expect("the stream lives");
-            stream.send(CatchUp { subscriber: id, listener: 0 }).await.expect("the stream lives");
+            let to = player.address.clone().recipient();
+            stream.send(Listen::Join { subscriber: id, to }).await.expect("the stream lives");
+            stream.send(Listen::CatchUp { subscriber: id, listener: 0 }).await.expect("the stream lives");
             player
         }
 

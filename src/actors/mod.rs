@@ -7,7 +7,7 @@
 //! | `Router` | (starts) | `LiveStream` | the first one to ask for a name makes its stream |
 //! | `Connection` | `Publish`, `Ingest`, `EndPublish` | `LiveStream` | a publisher begins, goes on, ends |
 //! | `Connection` | (starts) | `Audience` | the first player of a stream on an arbiter opens its audience, the last closes it |
-//! | `Connection` | `Subscribe`, `CatchUp`, `Unsubscribe` | `LiveStream` | an audience opens, has a newcomer, closes |
+//! | `Connection` | `Listen` | `LiveStream` | an audience opens, has a newcomer, closes |
 //! | `LiveStream` | `Deliver` | `Audience` | what a subscriber is told |
 //! | `Audience` | `PlayerNotice` | `Connection` | the socket is full, failed, or the publisher left |
 //! | `LiveStream` | `Replaced` | `Connection` | another publisher took over |
@@ -26,5 +26,6 @@ pub mod listener;
 pub mod live_stream;
 pub mod port;
 pub mod router;
+pub mod source;
 pub mod support;
 pub mod sweeper;

@@ -13,6 +13,7 @@ use tracing::error;
 
 use super::{
     live_stream::{LiveStream, Rules},
+    source::Source,
     support::{
         counters::StreamCounters,
         directory::{Directory, Entry},
@@ -53,6 +54,11 @@ impl Opened {
     /// Tells this stream from others of the same name, before it and after it.
     pub fn id(&self) -> u64 {
         self.counters.id
+    }
+
+    /// What listens to the stream sees of it.
+    pub fn source(&self) -> Source {
+        Source { id: self.id(), to: self.stream.clone().recipient(), counters: Arc::clone(&self.counters) }
     }
 }
 

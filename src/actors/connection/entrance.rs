@@ -308,8 +308,8 @@ impl Connection {
         self.deadlines.enter(Stage::Playing, now);
         self.record.milestones.start = Some(now.into());
         self.record.played = true;
-        let seat = Seat::new(self.id, self.output.clone(), begin_words, end_words, ctx.address().recipient());
-        let ticket = audience::join(opened, seat);
+        let seat = Seat::rtmp(self.id, self.output.clone(), begin_words, end_words, ctx.address().recipient());
+        let ticket = audience::join(&opened.source(), seat);
         self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue) }));
         self.read_on(read_on, ctx);
     }

@@ -1,5 +1,6 @@
 //! What actors share: sockets, writing, exit reports, who is counted, which streams exist.
 
+pub mod body;
 pub mod census;
 pub mod counters;
 pub mod deadlines;
