@@ -24,6 +24,7 @@ pub mod connection;
 pub mod house;
 pub mod listener;
 pub mod live_stream;
+pub mod outputs;
 pub mod port;
 pub mod router;
 pub mod source;
