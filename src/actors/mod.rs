@@ -28,3 +28,4 @@ pub mod port;
 pub mod router;
 pub mod source;
 pub mod support;
+pub mod sweeper;

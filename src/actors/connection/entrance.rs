@@ -86,7 +86,7 @@ impl Connection {
             "connect"
         );
         let record = &mut self.record;
-        record.milestones.connect = Some(now);
+        record.milestones.connect = Some(now.into());
         record.host = host;
         record.server_id.clone_from(&server.id);
         record.app.clone_from(&target.app);
@@ -263,7 +263,7 @@ impl Connection {
         info!(connection = self.id, client = self.client(), stream = %key, "publishing");
         self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Publishing, now);
-        self.record.milestones.start = Some(now);
+        self.record.milestones.start = Some(now.into());
         self.record.published = true;
         let waits = !venue.gather.low_latency && self.port.tls.is_none();
         self.role = Role::Publisher(Box::new(PublisherRole {
@@ -306,7 +306,7 @@ impl Connection {
         self.output.borrow_mut().play(form, queue_rules(live, venue.max_packets), live.zero_start);
         self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Playing, now);
-        self.record.milestones.start = Some(now);
+        self.record.milestones.start = Some(now.into());
         self.record.played = true;
         let seat = Seat::rtmp(self.id, self.output.clone(), begin_words, end_words, ctx.address().recipient());
         let ticket = audience::join(&opened.source(), seat);

@@ -5,6 +5,7 @@ pub mod census;
 pub mod counters;
 pub mod deadlines;
 pub mod directory;
+pub mod disk;
 pub mod link;
 pub mod outbox;
 pub mod output;
