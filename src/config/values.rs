@@ -357,6 +357,7 @@ mod tests {
         let expected = Listen {
             address: ListenAddress::Tcp("[::]:1935".parse().unwrap()),
             ssl: true,
+            http2: false,
             proxy_protocol: true,
             backlog: 100,
             reuseport: true,

@@ -6,10 +6,14 @@ pub mod counters;
 pub mod deadlines;
 pub mod directory;
 pub mod disk;
+pub mod lifetime;
 pub mod link;
 pub mod outbox;
 pub mod output;
 pub mod restart;
+pub mod segment_store;
+pub mod sessions;
 pub mod socket;
 pub mod tls;
+
 pub mod wakeup;
