@@ -6,6 +6,7 @@ pub mod counters;
 pub mod deadlines;
 pub mod directory;
 pub mod disk;
+pub mod hang_up;
 pub mod lifetime;
 pub mod link;
 pub mod outbox;
@@ -15,5 +16,5 @@ pub mod segment_store;
 pub mod sessions;
 pub mod socket;
 pub mod tls;
-
+pub mod viewers;
 pub mod wakeup;
