@@ -91,6 +91,11 @@ impl TrackClock {
         self.release(duration)
     }
 
+    /// The next sample begins at this time or later. For a clock that holds none: there is a hole then.
+    pub fn skip_to(&mut self, ms: i64) {
+        self.at = self.at.max(self.ticks(ms));
+    }
+
     /// Where the sample that waits begins, or the next one would.
     pub fn position(&self) -> u64 {
         self.at
