@@ -20,7 +20,7 @@ use crate::{
     actors::{
         house::House,
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
-        outputs::Outputs,
+        outputs::{FinishOutputs, Outputs},
         port::Port,
         router::Router,
         support::{
@@ -28,6 +28,7 @@ use crate::{
             directory::Directory,
             tls::{TlsAcceptor, TlsError},
         },
+        sweeper::Sweeper,
     },
     config::{Config, Endpoint, Listen, ListenAddress},
     http::{
@@ -163,6 +164,8 @@ async fn serve(
     let house = std::sync::Arc::new(house);
     let homes = arbiters.iter().map(Arbiter::handle).collect();
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
+    // It lives for as long as it has a timer.
+    drop(Sweeper::new(config).map(Sweeper::start));
     let (count, connections) = watch::channel(0);
     let (listener_alive, listener_gone) = oneshot::channel();
     let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -175,7 +178,13 @@ async fn serve(
     let http = http::server::start(&site, http, &handles);
     let listener = Listener::new(house, ports, handles, count, listener_alive).start();
 
-    let mut finish = Finish { listener, http, connections, patience: config.process.worker_shutdown_timeout };
+    let mut finish = Finish {
+        listener,
+        outputs: site.outputs.clone(),
+        http,
+        connections,
+        patience: config.process.worker_shutdown_timeout,
+    };
     let mut gone = Box::pin(async move {
         tokio::select! {
             _ = router_gone => "router",
@@ -240,6 +249,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    outputs: Addr<Outputs>,
     http: Running,
     connections: watch::Receiver<usize>,
     patience: Option<Duration>,
@@ -276,6 +286,9 @@ impl Finish {
         if timeout(LAST_WORDS, left).await.is_err() {
             let left = *self.connections.borrow() + self.http.open();
             warn!(left, "some peers did not close in time");
+        }
+        if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
+            warn!("the disk did not take the last files in time");
         }
     }
 }
@@ -346,3 +359,6 @@ const UNTOUCHED_BYTES: usize = 1 << 20;
 
 /// How long the end of the process waits for peers to read the last words and close.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long it waits for files that are being written.
+const LAST_FILES: Duration = Duration::from_secs(3);

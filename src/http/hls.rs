@@ -15,11 +15,12 @@ use bytes::Bytes;
 use super::{METHODS, MediaRequest, Site, method_not_allowed};
 use crate::{
     actors::{
-        segments::{self, Format},
+        segments,
         support::{
             counters::Protocol,
             segment_store::{Found, NotServed, Wanted},
             sessions::Who,
+            shelf::Format,
         },
     },
     config::{HttpOutput, outputs::HlsFormat},

@@ -67,6 +67,13 @@ impl Gauge {
         Some((self.gauged(segment_ms), std::mem::take(&mut self.held)))
     }
 
+    /// Nothing more comes: what has come has to do. None: there was nothing.
+    pub fn finish(&mut self) -> Option<(Gauged, Vec<(MuxInput, i64)>)> {
+        let fragment_ms = millis(self.rules.fragment);
+        self.first_ms?;
+        Some((self.gauged(fragment_ms), std::mem::take(&mut self.held)))
+    }
+
     /// How long a segment will be, if that shows by now.
     fn look(&mut self, input: &MuxInput) -> Option<i64> {
         let sample = match input {
@@ -83,13 +90,15 @@ impl Gauge {
         if sample.track == Track::Video {
             self.has_video = true;
             let step_ms = self.last_video_ms.replace(sample.dts_ms).map(|last| sample.dts_ms.saturating_sub(last));
-            self.frames.extend(step_ms.filter(|step| (1..=MAX_FRAME_MS).contains(step) && self.frames.len() < MAX_FRAMES));
+            self.frames
+                .extend(step_ms.filter(|step| (1..=MAX_FRAME_MS).contains(step) && self.frames.len() < MAX_FRAMES));
             match self.first_key_ms {
                 None if sample.key => self.first_key_ms = Some(sample.dts_ms),
                 Some(key_ms) if sample.key && sample.dts_ms > key_ms => {
                     // A segment takes as many GOPs as make it long enough; a hair short is as good.
                     let gop_ms = sample.dts_ms.saturating_sub(key_ms);
-                    let gops = fragment_ms.saturating_sub(MAX_JITTER_MS).max(1).saturating_add(gop_ms - 1).div_euclid(gop_ms);
+                    let gops =
+                        fragment_ms.saturating_sub(MAX_JITTER_MS).max(1).saturating_add(gop_ms - 1).div_euclid(gop_ms);
                     return Some(gops.max(1).saturating_mul(gop_ms));
                 }
                 _ => {}
