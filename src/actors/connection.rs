@@ -600,7 +600,7 @@ impl Connection {
         }
         let stream_lives = match &self.role {
             Role::Publisher(role) => role.stream.connected(),
-            Role::Player(role) => role.ticket.stream().connected(),
+            Role::Player(role) => role.ticket.source().to.connected(),
             Role::None => true,
         };
         if !stream_lives {
