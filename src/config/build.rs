@@ -98,7 +98,6 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     hosts::agree(&mut servers, &listens)?;
     hosts::share_port(&mut servers, &listens);
     hosts::name(&mut servers);
-    let http = tree.directives.iter().find(|directive| directive.name.text == "http");
     let mut warnings = builder.warnings;
     if servers.is_empty() {
         let place = rtmp.map_or_else(
@@ -114,7 +113,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         limits,
         servers: servers.into_iter().map(Arc::new).collect(),
         log_formats: builder.log_formats,
-        http: http.cloned().map(Arc::new),
+        http: None,
         warnings,
     })
 }
@@ -1304,7 +1303,6 @@ mod tests {
                 "x.conf:1: \"live\" is unknown to livemill: kept, and nothing is done with it",
             ]
         );
-        assert_eq!(config.http.unwrap().block.as_ref().unwrap().len(), 2);
     }
 
     #[test]

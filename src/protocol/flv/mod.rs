@@ -1,4 +1,4 @@
-//! FLV: the media message bodies that RTMP carries, and the endless file that HTTP-FLV is.
+//! FLV tags, which are also the bodies of RTMP messages; what they mean to a muxer; FLV as a stream.
 
 pub mod sample;
 pub mod stream;

@@ -77,14 +77,18 @@ pub fn of(packet: &Packet) -> Option<MuxInput> {
 }
 
 /// The configuration of audio whose frames describe themselves (MP3, AC-3, E-AC-3, Opus), made from one frame. The
-/// record is empty, but for Opus, where it is the OpusHead that the publisher left out. `None`: not such a codec, or a
-/// frame that makes no sense.
+/// record is the head of the frame, but for Opus, where it is the OpusHead that the publisher left out. `None`: not such
+/// a codec, or a frame that makes no sense.
 pub fn audio_config(sample: &Sample) -> Option<MuxInput> {
     let Codec::Audio(codec) = sample.codec else {
         return None;
     };
     let (record, info) = match codec {
-        AudioCodec::Mp3 | AudioCodec::Ac3 | AudioCodec::Eac3 => (Bytes::new(), codec::audio_info(codec, &sample.data)?),
+        AudioCodec::Mp3 | AudioCodec::Ac3 | AudioCodec::Eac3 => {
+            let head = sample.data.slice(..sample.data.len().min(FRAME_HEAD_BYTES));
+            let info = codec::audio_info(codec, &head)?;
+            (head, info)
+        }
         AudioCodec::Opus => {
             // RFC 6716, 3.1: the third bit from the right is the stereo flag.
             let head = if sample.data.first()? & 0x04 == 0 { OPUS_HEAD_MONO } else { OPUS_HEAD_STEREO };
@@ -134,6 +138,9 @@ fn without_adts(frame: Bytes) -> Bytes {
 
 /// No encoder reorders over more than a second or two; the field has room for hours.
 const MAX_CTS_MS: u32 = 10_000;
+
+/// More than the headers that are read from it.
+const FRAME_HEAD_BYTES: usize = 16;
 
 /// Version 1, one channel, a pre-skip of 312 samples as libopus has at 48 kHz, no gain, mapping family 0.
 const OPUS_HEAD_MONO: &[u8] = b"OpusHead\x01\x01\x38\x01\x80\xbb\x00\x00\x00\x00\x00";
