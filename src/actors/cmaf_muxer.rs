@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -14,7 +15,7 @@ use super::{
     support::{
         intake::{Heard, Intake},
         lifetime::{Due, Lifetime, LifetimeRules},
-        segment_store::{Held, Rendition as Kept, SegmentStore},
+        segment_store::{AUDIO, Held, Rendition as Kept, SegmentStore, VIDEO},
         shelf::Shelved,
     },
 };
@@ -56,6 +57,18 @@ struct MemorySink {
     prefix: String,
     first_number: u64,
     gauged: Option<Gauged>,
+    video: Tail,
+    audio: Tail,
+}
+
+/// Where a rendition ends so far.
+#[derive(Clone, Copy, Default)]
+struct Tail {
+    end: u64,
+    timescale: u32,
+    date_ms: i64,
+    /// Parts have come since the last segment ended.
+    is_open: bool,
 }
 
 impl CmafMuxer {
@@ -79,6 +92,8 @@ impl CmafMuxer {
                     // Seconds: no segment is shorter, so an output that follows this one goes on above it.
                     first_number: u64::try_from(now_ms / 1000).unwrap_or(0),
                     gauged: None,
+                    video: Tail::default(),
+                    audio: Tail::default(),
                 },
                 lifetime: Lifetime::new(lifetime),
                 started: Instant::now(),
@@ -192,7 +207,12 @@ impl MemorySink {
                 let description = Description { codecs, width, height, fps, channels, sample_rate };
                 let name = name_of(rendition);
                 if held.window(name).is_none() {
-                    let window = Window::new(self.window_rules(held, rendition));
+                    let prefix = format!("{}{}", self.prefix, if rendition == Rendition::Video { 'v' } else { 'a' });
+                    let window = Window::new(match held.renditions.first() {
+                        // One that comes later has the numbers of the one that is there.
+                        Some(first) => WindowRules::joining(&first.window, &prefix),
+                        None => self.window_rules(&prefix),
+                    });
                     // Video first: it is what a player looks for in the list.
                     let place = if rendition == Rendition::Video { 0 } else { held.renditions.len() };
                     held.renditions.insert(place, Kept { name, window });
@@ -204,30 +224,57 @@ impl MemorySink {
             Chunk::Part { rendition, bytes, duration, timescale, independent, start, wall_ms } => {
                 if let Some(window) = held.window(name_of(rendition)) {
                     window.push_part(Part { bytes, start, duration, timescale, independent, date_ms: wall_ms });
+                    let tail = self.tail_of(rendition);
+                    *tail = Tail { end: start.saturating_add(duration), timescale, is_open: true, ..*tail };
+                    tail.date_ms = wall_ms.saturating_add(millis_of(duration, timescale));
                 }
             }
-            Chunk::SegmentEnd { rendition, .. } => {
-                if let Some(window) = held.window(name_of(rendition)) {
-                    window.end_segment();
+            Chunk::SegmentEnd { rendition, independent, end_ms, .. } => {
+                let Some(window) = held.window(name_of(rendition)) else { return };
+                let tail = self.tail_of(rendition);
+                if std::mem::take(&mut tail.is_open) {
+                    window.end_segment(independent);
+                } else if let Some(duration) = tail.until(end_ms) {
+                    let (start, timescale, date_ms) = (tail.end, tail.timescale, tail.date_ms);
+                    let bytes = Bytes::new();
+                    window.push_gap(Part { bytes, start, duration, timescale, independent: false, date_ms });
+                    tail.end = tail.end.saturating_add(duration);
+                    tail.date_ms = tail.date_ms.saturating_add(millis_of(duration, timescale));
                 }
             }
             Chunk::Discontinuity => held.renditions.iter_mut().for_each(|held| held.window.discontinuity()),
         }
     }
 
-    fn window_rules(&self, held: &Held, rendition: Rendition) -> WindowRules {
+    fn window_rules(&self, prefix: &str) -> WindowRules {
         let target_s = self.gauged.map_or(1, |gauged| gauged.target_s);
-        let letter = if rendition == Rendition::Video { 'v' } else { 'a' };
         let is_low_latency = !self.rules.part.is_zero();
-        // One that comes later has the numbers of those that are there.
-        let newest = held.renditions.iter().filter_map(|held| held.window.position()).map(|at| at.number).max();
         WindowRules {
             part_target_ms: self.gauged.filter(|_| is_low_latency).map(|gauged| gauged.part_ms),
             length_ms: u64::try_from(self.rules.playlist_length.as_millis()).unwrap_or(u64::MAX),
-            first_number: newest.map_or(self.first_number, |newest| newest + 1),
-            ..WindowRules::new(Container::Fmp4, &format!("{}{letter}", self.prefix), target_s)
+            first_number: self.first_number,
+            ..WindowRules::new(Container::Fmp4, prefix, target_s)
         }
     }
+
+    fn tail_of(&mut self, rendition: Rendition) -> &mut Tail {
+        match rendition {
+            Rendition::Video => &mut self.video,
+            Rendition::Audio => &mut self.audio,
+        }
+    }
+}
+
+impl Tail {
+    /// How long it is from here to there; none where that is nothing.
+    fn until(&self, end_ms: i64) -> Option<u64> {
+        let end = u64::try_from(i128::from(end_ms) * i128::from(self.timescale) / 1000).ok()?;
+        end.checked_sub(self.end).filter(|duration| *duration > 0)
+    }
+}
+
+fn millis_of(duration: u64, timescale: u32) -> i64 {
+    i64::try_from(u128::from(duration) * 1000 / u128::from(timescale.max(1))).unwrap_or(i64::MAX)
 }
 
 impl Actor for CmafMuxer {
@@ -258,8 +305,8 @@ impl Handler<Deliver> for CmafMuxer {
 /// The names of playlists.
 fn name_of(rendition: Rendition) -> &'static str {
     match rendition {
-        Rendition::Video => "video",
-        Rendition::Audio => "audio",
+        Rendition::Video => VIDEO,
+        Rendition::Audio => AUDIO,
     }
 }
 

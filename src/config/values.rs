@@ -358,7 +358,6 @@ mod tests {
             address: ListenAddress::Tcp("[::]:1935".parse().unwrap()),
             http2: false,
             ssl: true,
-            http2: false,
             proxy_protocol: true,
             backlog: 100,
             reuseport: true,

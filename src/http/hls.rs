@@ -18,13 +18,16 @@ use crate::{
         segments,
         support::{
             counters::Protocol,
-            segment_store::{Found, NotServed, Wanted},
+            segment_store::{CLOCK, Found, NotServed, Wanted},
             sessions::Who,
             shelf::Format,
         },
     },
     config::{HttpOutput, outputs::HlsFormat},
-    protocol::hls::playlist::{Encoding, Query},
+    protocol::hls::{
+        date,
+        playlist::{Encoding, Query},
+    },
 };
 
 /// Answers a request for `file` of a stream: `index.m3u8`, `manifest.mpd`, or what these name.
@@ -33,6 +36,9 @@ pub async fn answer(site: &Site, asked: &MediaRequest, file: &str, request: &Htt
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return preflight(),
         _ => return method_not_allowed(),
+    }
+    if file == CLOCK {
+        return clock();
     }
     let query = request.query_string();
     let Some((wanted, protocol)) = read(file, query) else { return refuse(NotServed::BadRequest) };
@@ -153,6 +159,15 @@ fn media(bytes: Bytes, content_type: &'static str, keep_s: u64, request: &HttpRe
         answer.insert_header((header::CONTENT_RANGE, said));
     }
     answer.body(bytes)
+}
+
+/// The wall clock, for players of DASH: theirs may be wrong.
+fn clock() -> HttpResponse {
+    let now = date::iso(jiff::Timestamp::now().as_millisecond());
+    with_cors(HttpResponse::Ok())
+        .insert_header((header::CONTENT_TYPE, "text/plain"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(now)
 }
 
 fn refuse(reason: NotServed) -> HttpResponse {

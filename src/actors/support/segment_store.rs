@@ -18,9 +18,12 @@ use tokio::{
 };
 
 use super::sessions::Sessions;
-use crate::protocol::hls::{
-    playlist::{self, Answer, Encoding, Query, Refusal},
-    window::{File, Report, Window},
+use crate::protocol::{
+    dash::manifest::{Clock, ClockScheme, Kind, Manifest, ManifestRules, Track},
+    hls::{
+        playlist::{self, Answer, Encoding, Query, Refusal},
+        window::{File, Window, report_to_each_other},
+    },
 };
 
 /// One output of one stream, as those who fetch it see it.
@@ -80,7 +83,6 @@ pub enum NotServed {
 }
 
 /// What a muxer writes to.
-#[derive(Default)]
 pub struct Held {
     /// Video first; all of them begin together. Empty until it is known what is in the stream.
     pub renditions: Vec<Rendition>,
@@ -94,14 +96,6 @@ pub struct Rendition {
     pub window: Window,
 }
 
-/// The manifest as it was last made.
-#[derive(Default)]
-struct Manifest {
-    made_at: Option<u64>,
-    plain: Bytes,
-    gzip: Option<Bytes>,
-}
-
 enum Look {
     Found(Found),
     Wait(Option<Duration>),
@@ -111,7 +105,11 @@ enum Look {
 impl SegmentStore {
     pub fn new(limits: StoreLimits, sessions: Sessions) -> Self {
         Self {
-            held: Mutex::default(),
+            held: Mutex::new(Held {
+                renditions: Vec::new(),
+                manifest: Manifest::new(manifest_rules()),
+                is_closed: false,
+            }),
             changes: watch::Sender::new(0),
             blocked: AtomicUsize::new(0),
             limits,
@@ -141,7 +139,6 @@ impl SegmentStore {
         self.update(|held| {
             held.is_closed = true;
             held.renditions.clear();
-            held.manifest = Manifest::default();
         });
     }
 
@@ -197,7 +194,6 @@ impl SegmentStore {
     }
 
     fn find(&self, wanted: &Wanted<'_>, encoding: Encoding, waited: Duration) -> Look {
-        let made_at = *self.changes.borrow();
         let mut held = self.held();
         if held.is_closed {
             return Look::Not(NotServed::NotFound);
@@ -205,7 +201,7 @@ impl SegmentStore {
         match wanted {
             Wanted::Index { token } => held.index(*token, encoding),
             Wanted::Playlist { name, query } => held.playlist(name, query, encoding, waited),
-            Wanted::Manifest => held.manifest(made_at, encoding),
+            Wanted::Manifest => held.manifest(encoding),
             Wanted::File { name } => held.file(name),
         }
     }
@@ -284,9 +280,20 @@ impl Held {
         }
     }
 
-    fn manifest(&mut self, made_at: u64, encoding: Encoding) -> Look {
-        let _ = (made_at, encoding);
-        Look::Not(NotServed::NotFound)
+    fn manifest(&mut self, encoding: Encoding) -> Look {
+        let tracks: Vec<_> = self
+            .renditions
+            .iter()
+            .map(|held| Track {
+                kind: if held.name == AUDIO { Kind::Audio } else { Kind::Video },
+                window: &held.window,
+            })
+            .collect();
+        match self.manifest.render(&tracks, jiff::Timestamp::now().as_millisecond(), encoding) {
+            Some(bytes) => Look::Found(Found::Text(bytes)),
+            None if self.is_ended() => Look::Not(NotServed::NotFound),
+            None => Look::Wait(None),
+        }
     }
 
     fn file(&self, name: &str) -> Look {
@@ -309,23 +316,31 @@ impl Held {
 
     /// Tells each playlist where the others are.
     fn report_positions(&mut self) {
-        let is_low_latency = |held: &Rendition| held.window.rules().part_target_ms.is_some();
-        if self.renditions.len() < 2 || !self.renditions.iter().all(is_low_latency) {
+        if self.renditions.len() < 2 {
             return;
         }
-        let positions: Vec<_> = self.renditions.iter().map(|held| (held.name, held.window.position())).collect();
-        for Rendition { name, window } in &mut self.renditions {
-            let others = positions.iter().filter(|(other, _)| other != name);
-            let reports = others
-                .filter_map(|(other, position)| Some(Report { uri: format!("{other}.m3u8"), position: (*position)? }));
-            window.set_reports(reports.collect());
-        }
+        let names: Vec<String> = self.renditions.iter().map(|held| format!("{}.m3u8", held.name)).collect();
+        let windows = self.renditions.iter_mut().map(|held| &mut held.window);
+        let mut named: Vec<_> = names.iter().map(String::as_str).zip(windows).collect();
+        report_to_each_other(&mut named);
     }
+}
+
+/// Whoever serves the manifest answers there with the time.
+fn manifest_rules() -> ManifestRules {
+    ManifestRules { clocks: vec![Clock { scheme: ClockScheme::HttpIso, value: CLOCK.to_owned() }], delay_ms: None }
 }
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// The names of playlists.
+pub const VIDEO: &str = "video";
+pub const AUDIO: &str = "audio";
+
+/// Beside the manifest: what time it is, for its players.
+pub const CLOCK: &str = "now.time";
 
 #[cfg(test)]
 mod tests {
@@ -366,7 +381,7 @@ mod tests {
                     date_ms: 200 * number as i64,
                 });
                 if number % 10 == 9 {
-                    rendition.window.end_segment();
+                    rendition.window.end_segment(true);
                 }
             }
         });
