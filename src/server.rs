@@ -154,16 +154,21 @@ async fn serve(
     }
     let directory = Directory::default();
     let (router_alive, router_gone) = oneshot::channel();
-    let router = Router::new(config.limits.clone(), directory.clone(), router_alive).start();
+    // Each of the two knows the other.
+    let outputs = Context::<Outputs>::new();
+    let events = Some(outputs.address().recipient());
+    let router = Router::new(config.limits.clone(), directory.clone(), events, router_alive).start();
     let census = Census::new(config.limits.clone(), config.limits.max_connections.unwrap_or(max_connections));
     let house = House::new(router, census, directory, config, &logs.access, arbiters.len() as u32);
     let house = std::sync::Arc::new(house);
+    let homes = arbiters.iter().map(Arbiter::handle).collect();
+    let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     let (count, connections) = watch::channel(0);
     let (listener_alive, listener_gone) = oneshot::channel();
     let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
     let site = std::sync::Arc::new(Site {
         house: std::sync::Arc::clone(&house),
-        outputs: Outputs.start(),
+        outputs,
         config: std::sync::Arc::new(config.clone()),
         logs: logs.access.clone(),
     });

@@ -12,6 +12,7 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.
@@ -32,6 +33,7 @@ pub mod diagnose;
 pub mod directives;
 pub mod hosts;
 pub mod http;
+pub mod outputs;
 pub mod page;
 pub mod syntax;
 pub mod template;
@@ -42,6 +44,7 @@ pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
 pub use hosts::Endpoint;
+pub use outputs::{HttpOutput, HttpOutputs, Outputs};
 
 /// Everything one start needs to know. Cheap to share: each actor takes the `Arc` of its own server or application.
 #[derive(Debug, Clone)]
@@ -403,6 +406,8 @@ pub struct Application {
     pub access_log: Vec<AccessLog>,
     /// Set: publishing from anywhere but the loopback needs `?key=KEY`.
     pub publish_key: Option<PublishKey>,
+    /// What becomes of its streams beside RTMP.
+    pub outputs: Outputs,
 }
 
 impl Application {
@@ -607,6 +612,7 @@ impl Config {
             access: Access::default(),
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
+            outputs: Outputs::default(),
         };
         let server = Server {
             index: 0,
