@@ -5,6 +5,7 @@
 //! - [`tls`]: certificates by name.
 //! - [`nginx`]: what nginx's `http {}` says about a request: servers, locations, files, error pages.
 //! - [`address`]: media addresses, `/APP/NAME.flv` and so on.
+//! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
 //! request of a start without a configuration, comes to [`watch`] from there.
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub mod address;
+pub mod live;
 pub mod nginx;
 pub mod server;
 pub mod tls;
@@ -94,12 +96,13 @@ fn page(_: &Site, _: &str, _: &HttpRequest) -> HttpResponse {
     HttpResponse::NotFound().finish()
 }
 
-async fn play(_: &Site, asked: &MediaRequest, request: &HttpRequest, _: web::Payload) -> HttpResponse {
+async fn play(site: &Site, asked: &MediaRequest, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     if ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
         return method_not_allowed();
     }
     match asked.wanted {
-        Wanted::Endless(_) | Wanted::File(_) => HttpResponse::NotFound().finish(),
+        Wanted::Endless(format) => live::answer(site, asked, format, request, payload).await,
+        Wanted::File(_) => HttpResponse::NotFound().finish(),
     }
 }
 
