@@ -83,6 +83,7 @@ pub enum Handler {
     FlvByQuery,
     /// X's and P's `flv_live PORT [app=] [audio=] [video=]`.
     FlvByPath {
+        port: Option<u16>,
         app: Option<String>,
         audio: bool,
         video: bool,

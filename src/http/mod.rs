@@ -22,7 +22,7 @@ use crate::{
         house::{House, Venue},
         outputs::Outputs,
     },
-    config::{Action, Config, ListenAddress, Server},
+    config::{Action, Config, Server},
     log::access::AccessLogs,
     media::key::StreamKey,
 };
@@ -144,14 +144,6 @@ fn find(site: &Site, path: &str, request: &HttpRequest) -> Option<Result<MediaRe
     }
     let Ok(key) = StreamKey::parse(&server.id, app, name) else { return Some(Err(Refused::BadName)) };
     Some(Ok(MediaRequest { key, venue, server: Arc::clone(server), peer, wanted }))
-}
-
-/// The RTMP server behind a port, or behind any, that a host means.
-pub fn server_on_port(site: &Site, port: Option<u16>, host: &str, app: &str) -> Option<Arc<Server>> {
-    let Some(port) = port else { return rtmp_server(site, host, app).map(Arc::clone) };
-    let listens = |endpoint: &&crate::config::Endpoint| matches!(&endpoint.listen.address, ListenAddress::Tcp(address) if address.port() == port);
-    let endpoints = site.config.endpoints();
-    endpoints.iter().find(listens).map(|endpoint| Arc::clone(endpoint.server_for(None, Some(host))))
 }
 
 /// The RTMP server whose streams are meant: the one named by the host, else the first with that application.

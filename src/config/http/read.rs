@@ -589,7 +589,9 @@ fn flv_live(directive: &Directive) -> Result<Handler, Problem> {
     if let Some(on) = values::flag(&first.text) {
         return Ok(if on { Handler::FlvByQuery } else { Handler::Files });
     }
-    if values::number(first.text.rsplit(':').next().unwrap_or_default()).is_none() {
+    // X takes an address as well; its port is what tells servers apart.
+    let port = first.text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    if port.is_none() && !first.text.starts_with("unix:") {
         let message = format!("invalid value \"{}\" in \"flv_live\" directive", first.text);
         return Err(Problem::at_word(message, directive, first)
             .help("it takes `on`, or the port of RTMP with `app=`, `audio=`, `video=`"));
@@ -606,7 +608,7 @@ fn flv_live(directive: &Directive) -> Result<Handler, Problem> {
             }
         }
     }
-    Ok(Handler::FlvByPath { app, audio, video })
+    Ok(Handler::FlvByPath { port, app, audio, video })
 }
 
 fn rule(directive: &Directive) -> Result<Rule, Problem> {

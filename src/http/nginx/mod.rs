@@ -22,13 +22,18 @@ use jiff::{Timestamp, fmt::rfc2822, tz::TimeZone};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{MediaRequest, Refused, Site, address, media_at, method_not_allowed, play, watch, wire::Caller};
+use super::{
+    Site,
+    live::{self, FlvLive},
+    media_at, watch,
+    wire::Caller,
+};
 use crate::{
     config::{
         Action,
         http::{ErrorPage, Handler, LastTry, Location, Precompressed, Return},
     },
-    media::key::StreamKey,
+    protocol::flv::stream::Tracks,
 };
 use answer::{Answer, Content};
 use files::{Found, Look};
@@ -463,63 +468,21 @@ impl Course<'_> {
     }
 
     async fn flv(&mut self, location: &Location) -> Step {
-        match *self.visit.request.method() {
-            Method::GET | Method::HEAD => {}
-            Method::OPTIONS => return Step::Answer(Answer::ready(method_not_allowed())),
-            _ => return Step::Status(405, None),
+        let readable = [Method::GET, Method::HEAD, Method::OPTIONS];
+        if !readable.contains(self.visit.request.method()) {
+            return Step::Status(405, None);
         }
-        let asked = match &location.handler {
-            Handler::FlvByQuery => self.flv_by_query(),
-            Handler::FlvByPath { app, .. } => self.flv_by_path(app.as_deref()),
-            _ => Err(500),
+        let Some(payload) = self.payload.take() else { return Step::Status(500, None) };
+        let (site, request) = (&self.visit.site, &self.visit.request);
+        let response = match &location.handler {
+            Handler::FlvByPath { port, app, audio, video } => {
+                let tracks = Tracks { audio: *audio, video: *video };
+                let rule = FlvLive { port: *port, app: app.clone(), tracks };
+                live::flv_live_at(site, &rule, request, payload).await
+            }
+            _ => live::flv_live(site, request, payload).await,
         };
-        let (asked, payload) = match (asked, self.payload.take()) {
-            (Err(status), _) => return Step::Status(status, None),
-            (_, None) => return Step::Status(500, None),
-            (Ok(asked), Some(payload)) => (asked, payload),
-        };
-        let peer = self.visit.caller.peer.map(|peer| peer.ip());
-        if !asked.venue.application.access.allows(Action::Play, peer) {
-            return Step::Answer(Answer::ready(Refused::Denied.answer()));
-        }
-        Step::Answer(Answer::ready(play(&self.visit.site, &asked, &self.visit.request, payload).await))
-    }
-
-    /// W's form: `?port=1935&app=APP&stream=NAME`.
-    fn flv_by_query(&self) -> Result<MediaRequest, u16> {
-        let args = self.visit.args.as_str();
-        let port = match uri::argument(args, "port") {
-            None => crate::config::RTMP_PORT,
-            Some(port) => port.parse().map_err(|_| 500_u16)?,
-        };
-        let app = uri::argument(args, "app").filter(|app| !app.is_empty()).ok_or(500_u16)?;
-        let name = uri::argument(args, "stream").unwrap_or_default();
-        self.asked(Some(port), app, name).ok_or(500_u16)?.map_err(|_| 500)
-    }
-
-    /// X's and P's form: `/APP/NAME[.flv]`, where the application may be fixed.
-    fn flv_by_path(&self, app: Option<&str>) -> Result<MediaRequest, u16> {
-        let path = self.visit.uri.trim_start_matches('/');
-        let (folder, name) = path.rsplit_once('/').ok_or(400_u16)?;
-        let name = name.strip_suffix(".flv").unwrap_or(name);
-        let app = app.unwrap_or(folder);
-        if app.is_empty() || name.is_empty() {
-            return Err(400);
-        }
-        self.asked(None, app, name).ok_or(404_u16)?.map_err(|_| 404)
-    }
-
-    /// None: there is no such application. Err: no stream can be called that.
-    fn asked(&self, port: Option<u16>, app: &str, name: &str) -> Option<Result<MediaRequest, Refused>> {
-        let visit = &*self.visit;
-        let server = super::server_on_port(&visit.site, port, &visit.host, app)?;
-        let venue = visit.site.house.venue(&server, app)?;
-        let peer = visit.caller.peer.map(|peer| peer.ip());
-        let wanted = address::Wanted::Endless(address::Endless::Flv);
-        Some(match StreamKey::parse(&server.id, app, name) {
-            Ok(key) => Ok(MediaRequest { key, venue, server, peer, wanted }),
-            Err(_) => Err(Refused::BadName),
-        })
+        Step::Answer(Answer::ready(response))
     }
 }
 
