@@ -64,6 +64,12 @@ struct Arguments {
     globals: Option<String>,
     #[arg(long)]
     open: bool,
+    /// For a start without a configuration file.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// For a start without a configuration file; 0 is none.
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -148,7 +154,12 @@ fn load_options(arguments: &Arguments) -> LoadOptions {
 
 /// The configuration of a start with nothing; `-g` works there too.
 fn built_in(publish_key: Option<String>, arguments: &Arguments) -> Result<Config, ConfigError> {
-    let mut config = Config::built_in(BuiltIn { publish_key, ..BuiltIn::default() });
+    let usual = BuiltIn::default();
+    let mut config = Config::built_in(BuiltIn {
+        port: arguments.port.unwrap_or(usual.port),
+        http_port: arguments.http_port.unwrap_or(usual.http_port),
+        publish_key,
+    });
     if arguments.globals.is_some() {
         // Directives without a file: what is relative in them is relative to where the server is started.
         let options = LoadOptions { prefix: Some(PathBuf::from(".")), globals: arguments.globals.clone() };
@@ -273,8 +284,13 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
     let fatal = |error: &dyn std::fmt::Display| say("emerg", &error.to_string());
     match config_file(arguments) {
         Some(file) => {
-            if arguments.open {
-                say("warn", "--open is for a start without a configuration file, ignored");
+            let ignored = [
+                ("--open", arguments.open),
+                ("--port", arguments.port.is_some()),
+                ("--http-port", arguments.http_port.is_some()),
+            ];
+            for (option, _) in ignored.iter().filter(|(_, is_given)| *is_given) {
+                say("warn", &format!("{option} is for a start without a configuration file, ignored"));
             }
             let config = load(&file, arguments).map_err(|error| fatal(&error))?;
             serve(config, |_| {})
@@ -289,10 +305,13 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
             serve(config, |config| {
                 let endpoints = config.endpoints();
                 let listens: Vec<_> = endpoints.into_iter().map(|endpoint| endpoint.listen.address).collect();
+                let http = config.http.iter().flat_map(|http| http.endpoints());
+                let http: Vec<_> = http.map(|endpoint| endpoint.listen.address).collect();
                 let app =
                     config.servers.iter().flat_map(|server| &server.applications).map(|it| it.name.as_str()).next();
                 let banner = Banner {
                     listens: &listens,
+                    http: &http,
                     app: app.unwrap_or_default(),
                     host: banner::own_address(),
                     key: found.as_ref().map(|found| (found.key.as_str(), &found.origin)),
@@ -458,14 +477,16 @@ const USAGE: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "
 Usage: livemill [-?hvVtTq] [-s signal] [-p prefix]
-                [-e filename] [-c filename] [-g directives] [--open]
+                [-e filename] [-c filename] [-g directives]
+                [--open] [--port number] [--http-port number]
        livemill check FILE
        livemill health [--address HOST:PORT] [-c filename]
        livemill bench [URL] [--players N] [--publishers N] ...
 
 Without -c and -p: a server for RTMP on port 1935 with the application
-\"live\". Who publishes from elsewhere needs the key that is made at the
-first start, or that LIVEMILL_PUBLISH_KEY says; --open asks for none.
+\"live\", watched over HTTP on port 8080 as well. Who publishes from
+elsewhere needs the key that is made at the first start, or that
+LIVEMILL_PUBLISH_KEY says; --open asks for none.
 
 Options:
   -?,-h         : this help
@@ -480,6 +501,8 @@ Options:
   -c filename   : set configuration file
   -g directives : set global directives out of configuration file
   --open        : without a configuration file, let anybody publish
+  --port        : without a configuration file, the port of RTMP
+  --http-port   : without a configuration file, the port of HTTP; 0 is none
 
 Commands:
   check         : report what livemill does with each directive of a file;

@@ -20,6 +20,7 @@ use crate::{
     actors::{
         house::House,
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
+        outputs::Outputs,
         port::Port,
         router::Router,
         support::{
@@ -29,6 +30,10 @@ use crate::{
         },
     },
     config::{Config, Endpoint, Listen, ListenAddress},
+    http::{
+        self, Site,
+        server::{HttpPort, Running},
+    },
     log::Logs,
     process::{Signal, Signals},
 };
@@ -36,6 +41,7 @@ use crate::{
 /// All sockets of a configuration, bound and listening, and the certificates behind them.
 pub struct Bound {
     ports: Vec<(Port, BoundSocket)>,
+    http: Vec<(HttpPort, BoundSocket)>,
     /// Files of unix sockets, to be removed at the end.
     files: Vec<PathBuf>,
     pub warnings: Vec<String>,
@@ -60,24 +66,22 @@ pub enum ServerError {
 ///
 /// The two wildcards of the built-in configuration are one wish: where the machine has no IPv6, IPv4 alone will do.
 pub fn bind(config: &Config) -> Result<Bound, ServerError> {
-    let mut bound = Bound { ports: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+    let mut bound = Bound { ports: Vec::new(), http: Vec::new(), files: Vec::new(), warnings: Vec::new() };
     for endpoint in config.endpoints() {
         let tls = load_tls(&endpoint)?;
-        let address = endpoint.listen.address.to_string();
-        match listen(&endpoint.listen) {
-            Ok(socket) => {
-                if let ListenAddress::Unix(path) = &endpoint.listen.address {
-                    bound.files.push(path.clone());
-                }
-                bound.ports.push((Port { endpoint, tls }, socket));
-            }
-            Err(source) if is_missing_ipv6(&endpoint.listen, &source) && !bound.ports.is_empty() => {
-                bound.warnings.push(format!("{address} is left out: this machine has no IPv6 ({source})"));
-            }
-            Err(source) => return Err(ServerError::Bind { address, source }),
+        let is_first = bound.ports.is_empty();
+        if let Some(socket) = bound.listen(&endpoint.listen, is_first)? {
+            bound.ports.push((Port { endpoint, tls }, socket));
         }
     }
-    if bound.ports.is_empty() {
+    for endpoint in config.http.iter().flat_map(|http| http.endpoints()) {
+        let is_first = bound.http.is_empty();
+        let port = HttpPort::new(endpoint)?;
+        if let Some(socket) = bound.listen(&port.endpoint.listen, is_first)? {
+            bound.http.push((port, socket));
+        }
+    }
+    if bound.ports.is_empty() && bound.http.is_empty() {
         return Err(ServerError::Nothing);
     }
     Ok(bound)
@@ -85,10 +89,30 @@ pub fn bind(config: &Config) -> Result<Bound, ServerError> {
 
 /// Loads every certificate of the configuration, to see whether a start would.
 pub fn try_certificates(config: &Config) -> Result<(), TlsError> {
-    config.endpoints().iter().try_for_each(|endpoint| load_tls(endpoint).map(drop))
+    config.endpoints().iter().try_for_each(|endpoint| load_tls(endpoint).map(drop))?;
+    let http = config.http.iter().flat_map(|http| http.endpoints());
+    http.map(HttpPort::new).try_for_each(|port| port.map(drop))
 }
 
 impl Bound {
+    /// None: an IPv6 wildcard on a machine without IPv6, where something else listens already.
+    fn listen(&mut self, wanted: &Listen, is_first: bool) -> Result<Option<BoundSocket>, ServerError> {
+        let address = wanted.address.to_string();
+        match listen(wanted) {
+            Ok(socket) => {
+                if let ListenAddress::Unix(path) = &wanted.address {
+                    self.files.push(path.clone());
+                }
+                Ok(Some(socket))
+            }
+            Err(source) if is_missing_ipv6(wanted, &source) && !is_first => {
+                self.warnings.push(format!("{address} is left out: this machine has no IPv6 ({source})"));
+                Ok(None)
+            }
+            Err(source) => Err(ServerError::Bind { address, source }),
+        }
+    }
+
     /// What listens, as addresses to show; ports that the system chose are filled in.
     pub fn addresses(&self) -> Vec<String> {
         self.ports
@@ -107,8 +131,8 @@ impl Bound {
 ///
 /// `max_connections` is what the process can carry at the most.
 pub fn run(config: &Config, bound: Bound, logs: &Logs, max_connections: u64) -> Result<(), ServerError> {
-    let Bound { ports, files, .. } = bound;
-    let ended = System::new().block_on(serve(config, ports, logs, max_connections));
+    let Bound { ports, http, files, .. } = bound;
+    let ended = System::new().block_on(serve(config, ports, http, logs, max_connections));
     for file in files {
         let _ = std::fs::remove_file(file);
     }
@@ -118,6 +142,7 @@ pub fn run(config: &Config, bound: Bound, logs: &Logs, max_connections: u64) -> 
 async fn serve(
     config: &Config,
     ports: Vec<(Port, BoundSocket)>,
+    http: Vec<(HttpPort, BoundSocket)>,
     logs: &Logs,
     max_connections: u64,
 ) -> Result<(), ServerError> {
@@ -129,16 +154,28 @@ async fn serve(
     }
     let directory = Directory::default();
     let (router_alive, router_gone) = oneshot::channel();
-    let router = Router::new(config.limits.clone(), directory.clone(), router_alive).start();
+    // Each of the two knows the other.
+    let outputs = Context::<Outputs>::new();
+    let events = Some(outputs.address().recipient());
+    let router = Router::new(config.limits.clone(), directory.clone(), events, router_alive).start();
     let census = Census::new(config.limits.clone(), config.limits.max_connections.unwrap_or(max_connections));
     let house = House::new(router, census, directory, config, &logs.access, arbiters.len() as u32);
     let house = std::sync::Arc::new(house);
+    let homes = arbiters.iter().map(Arbiter::handle).collect();
+    let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     let (count, connections) = watch::channel(0);
     let (listener_alive, listener_gone) = oneshot::channel();
-    let handles = arbiters.iter().map(Arbiter::handle).collect();
-    let listener = Listener::new(std::sync::Arc::clone(&house), ports, handles, count, listener_alive).start();
+    let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let site = std::sync::Arc::new(Site {
+        house: std::sync::Arc::clone(&house),
+        outputs,
+        config: std::sync::Arc::new(config.clone()),
+        logs: logs.access.clone(),
+    });
+    let http = http::server::start(&site, http, &handles);
+    let listener = Listener::new(house, ports, handles, count, listener_alive).start();
 
-    let mut finish = Finish { listener, connections, patience: config.process.worker_shutdown_timeout };
+    let mut finish = Finish { listener, http, connections, patience: config.process.worker_shutdown_timeout };
     let mut gone = Box::pin(async move {
         tokio::select! {
             _ = router_gone => "router",
@@ -165,6 +202,7 @@ async fn serve(
                 Signal::Reload => {
                     warn!("reloading the configuration is not supported yet: it stays as it was; certificates are read again");
                     finish.listener.do_send(ReloadCertificates);
+                    finish.http.reload_certificates();
                 }
             },
         }
@@ -202,6 +240,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    http: Running,
     connections: watch::Receiver<usize>,
     patience: Option<Duration>,
 }
@@ -210,16 +249,18 @@ impl Finish {
     /// Takes nobody new and waits until everybody has left, or for as long as the configuration says.
     async fn gracefully(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
-        let left = self.connections.wait_for(|left| *left == 0);
+        self.http.stop_accepting();
+        let left = async {
+            let _ = self.connections.wait_for(|left| *left == 0).await;
+            self.http.finished().await;
+        };
         match self.patience {
             Some(patience) => {
                 if timeout(patience, left).await.is_err() {
                     warn!("worker_shutdown_timeout is over: closing the sessions that are left");
                 }
             }
-            None => {
-                let _ = left.await;
-            }
+            None => left.await,
         }
     }
 
@@ -227,8 +268,14 @@ impl Finish {
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
         let _ = self.listener.send(CloseAll).await;
-        if timeout(LAST_WORDS, self.connections.wait_for(|left| *left == 0)).await.is_err() {
-            warn!(left = *self.connections.borrow(), "some peers did not close in time");
+        self.http.close_all();
+        let left = async {
+            let _ = self.connections.wait_for(|left| *left == 0).await;
+            self.http.finished().await;
+        };
+        if timeout(LAST_WORDS, left).await.is_err() {
+            let left = *self.connections.borrow() + self.http.open();
+            warn!(left, "some peers did not close in time");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The players of one stream on one arbiter: hears the stream once for all of them and writes to each in turn.
+//! Those who watch one source on one arbiter: hears it once for all of them and writes to each in turn.
 //!
 //! A message to an actor for each player and batch costs more than a microsecond by the time caches are cold, which is
 //! a fifth of what the write itself costs; a message to each arbiter and a loop over its players costs a tenth of that.
-//! So the stream tells an audience, and the audience walks its seats. Everything here stays on one thread.
+//! So the source tells an audience, and the audience walks its seats. Everything here stays on one thread.
 //!
 //! A walk past a thousand seats takes milliseconds. So it goes in steps, and between two of them the arbiter reads its
 //! sockets: a frame that comes in the middle of a walk goes to those who have not been served yet together with the one
@@ -25,16 +25,20 @@ use tokio::task::yield_now;
 use tracing::error;
 
 use super::{
-    live_stream::{CatchUp, Deliver, LiveStream, Subscribe, Unsubscribe},
-    router::Opened,
-    support::{counters::StreamCounters, outbox::Progress, output::SharedOutput},
+    source::{Deliver, Listen, Source, next_subscriber},
+    support::{
+        body::SharedBody,
+        counters::{Protocol, StreamCounters},
+        outbox::Progress,
+        output::SharedOutput,
+    },
 };
-use crate::media::packet::Batch;
+use crate::media::packet::{Batch, Packet};
 
-/// One ear of a stream, for all its players on this arbiter.
+/// One subscriber of a source, for all its players on this arbiter.
 pub struct Audience {
-    /// The id of the stream.
-    stream: u64,
+    /// The id of the source.
+    source: u64,
     seats: Seats,
     /// What some seats have still to be sent, oldest first. Bounded by [`MAX_BACKLOG`].
     backlog: VecDeque<(Batch, bool)>,
@@ -48,14 +52,16 @@ pub struct Audience {
 /// A player's place. It is left by being dropped.
 pub struct Ticket {
     player: u64,
-    house: Rc<Hall>,
+    protocol: Protocol,
+    hall: Rc<Hall>,
 }
 
 /// What a player brings to its place.
 pub struct Seat {
-    /// The id of the player's connection.
-    pub player: u64,
-    pub output: SharedOutput,
+    /// Tells this player from all others.
+    player: u64,
+    pub protocol: Protocol,
+    pub ear: Ear,
     /// What the player is told when a publisher comes, and when it goes.
     pub begin_words: Bytes,
     pub end_words: Bytes,
@@ -65,6 +71,14 @@ pub struct Seat {
     begun: bool,
     /// The number of the batch it is sent next.
     next: u64,
+}
+
+/// Where a player hears.
+pub enum Ear {
+    /// A socket of ours.
+    Socket(SharedOutput),
+    /// The answer to an HTTP request.
+    Body(SharedBody),
 }
 
 /// To a player's connection, from the audience that writes for it.
@@ -83,21 +97,26 @@ type Seats = Rc<RefCell<Vec<Seat>>>;
 
 /// What the tickets of one audience share.
 struct Hall {
-    /// Under which the stream knows this audience.
+    /// Under which the source knows this audience.
     subscriber: u64,
-    stream: Opened,
+    source: Source,
     seats: Seats,
 }
 
 impl Seat {
-    pub fn new(
-        player: u64,
-        output: SharedOutput,
-        begin_words: Bytes,
-        end_words: Bytes,
-        to: Recipient<PlayerNotice>,
-    ) -> Self {
-        Self { player, output, begin_words, end_words, to, begun: false, next: 0 }
+    /// Somebody who plays over RTMP.
+    pub fn rtmp(output: SharedOutput, begin_words: Bytes, end_words: Bytes, to: Recipient<PlayerNotice>) -> Self {
+        Self::new(Protocol::Rtmp, Ear::Socket(output), begin_words, end_words, to)
+    }
+
+    /// Somebody who watches over HTTP: the answer is all that is said to it.
+    pub fn http(protocol: Protocol, body: SharedBody, to: Recipient<PlayerNotice>) -> Self {
+        Self::new(protocol, Ear::Body(body), Bytes::new(), Bytes::new(), to)
+    }
+
+    fn new(protocol: Protocol, ear: Ear, begin_words: Bytes, end_words: Bytes, to: Recipient<PlayerNotice>) -> Self {
+        let player = NEXT_PLAYER.fetch_add(1, Ordering::Relaxed);
+        Self { player, protocol, ear, begin_words, end_words, to, begun: false, next: 0 }
     }
 
     /// Tells the connection what only it can deal with.
@@ -111,51 +130,114 @@ impl Seat {
     }
 }
 
-/// Seats a player in the audience of its stream on this arbiter; the first one opens it.
-pub fn join(stream: &Opened, seat: Seat) -> Ticket {
-    let hall = HALLS.with_borrow_mut(|halls| Rc::clone(halls.entry(stream.id()).or_insert_with(|| Hall::open(stream))));
-    let player = seat.player;
+/// Seats a player in the audience of its source on this arbiter; the first one opens it.
+pub fn join(source: &Source, seat: Seat) -> Ticket {
+    let hall = HALLS.with_borrow_mut(|halls| Rc::clone(halls.entry(source.id).or_insert_with(|| Hall::open(source))));
+    let (player, protocol) = (seat.player, seat.protocol);
     hall.seats.borrow_mut().push(seat);
-    hall.stream.counters.players.fetch_add(1, Ordering::Relaxed);
-    hall.stream.stream.do_send(CatchUp { subscriber: hall.subscriber, listener: player });
-    Ticket { player, house: hall }
+    hall.source.counters.players.come(protocol);
+    hall.source.to.do_send(Listen::CatchUp { subscriber: hall.subscriber, listener: player });
+    Ticket { player, protocol, hall }
 }
 
 impl Hall {
-    fn open(stream: &Opened) -> Rc<Self> {
-        let subscriber = NEXT_SUBSCRIBER.fetch_add(1, Ordering::Relaxed);
+    fn open(source: &Source) -> Rc<Self> {
+        let subscriber = next_subscriber();
         let seats = Seats::default();
         let audience = Audience::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Audience::new(stream.id(), Rc::clone(&seats))
+            Audience::new(source.id, Rc::clone(&seats))
         });
-        stream.stream.do_send(Subscribe { id: subscriber, to: audience.recipient() });
-        Rc::new(Self { subscriber, stream: stream.clone(), seats })
+        source.to.do_send(Listen::Join { subscriber, to: audience.recipient() });
+        Rc::new(Self { subscriber, source: source.clone(), seats })
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut seats = self.house.seats.borrow_mut();
+        let mut seats = self.hall.seats.borrow_mut();
         if let Some(place) = seats.iter().position(|seat| seat.player == self.player) {
             seats.swap_remove(place);
-            self.house.stream.counters.players.fetch_sub(1, Ordering::Relaxed);
+            self.hall.source.counters.players.go(self.protocol);
         }
         if seats.is_empty() {
-            // The stream lets go of its recipient, and with it the audience ends.
-            self.house.stream.stream.do_send(Unsubscribe { id: self.house.subscriber });
-            forget(self.house.stream.id(), &self.house.seats);
+            // The source lets go of its recipient, and with it the audience ends.
+            self.hall.source.to.do_send(Listen::Leave { subscriber: self.hall.subscriber });
+            forget(self.hall.source.id, &self.hall.seats);
         }
     }
 }
 
 impl Ticket {
-    pub fn stream(&self) -> &Addr<LiveStream> {
-        &self.house.stream.stream
+    pub fn source(&self) -> &Source {
+        &self.hall.source
     }
 
     pub fn counters(&self) -> &Arc<StreamCounters> {
-        &self.house.stream.counters
+        &self.hall.source.counters
+    }
+}
+
+impl Ear {
+    /// The source's next packets, and a try to write them.
+    fn send(&self, batch: &Batch, gap: bool) -> io::Result<Progress> {
+        match self {
+            Self::Socket(output) => output.borrow_mut().send(batch, gap),
+            Self::Body(body) => {
+                let mut body = body.borrow_mut();
+                body.offer(batch, gap);
+                body.wake();
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    /// The source's next packets, to be written with what follows.
+    fn offer(&self, batch: &Batch, gap: bool) {
+        match self {
+            Self::Socket(output) => output.borrow_mut().offer(batch, gap),
+            Self::Body(body) => body.borrow_mut().offer(batch, gap),
+        }
+    }
+
+    /// Writes what it takes now.
+    fn write(&self) -> io::Result<Progress> {
+        match self {
+            Self::Socket(output) => output.borrow_mut().write(),
+            Self::Body(body) => {
+                body.borrow_mut().wake();
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    /// A publisher is there: what the player is told, and the packets that come first.
+    fn begin(&self, words: Bytes, burst: &[Packet]) -> io::Result<Progress> {
+        match self {
+            Self::Socket(output) => {
+                let mut output = output.borrow_mut();
+                output.begin(words, burst);
+                output.write()
+            }
+            Self::Body(body) => {
+                let mut body = body.borrow_mut();
+                body.begin(burst);
+                body.wake();
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    /// The publisher has left: what the player is told.
+    fn end(&self, words: Bytes) -> io::Result<Progress> {
+        match self {
+            Self::Socket(output) => {
+                let mut output = output.borrow_mut();
+                output.control(words);
+                output.write()
+            }
+            Self::Body(_) => Ok(Progress::Done),
+        }
     }
 }
 
@@ -166,7 +248,7 @@ impl Actor for Audience {
 /// Whoever still has a seat would wait for ever: it is told to go. That is the end of the stream, or a bug of ours.
 impl Drop for Audience {
     fn drop(&mut self) {
-        forget(self.stream, &self.seats);
+        forget(self.source, &self.seats);
         let Ok(seats) = self.seats.try_borrow() else { return };
         if std::thread::panicking() {
             error!(players = seats.len(), "an audience failed by a bug in livemill; its players are closed");
@@ -179,8 +261,8 @@ impl Drop for Audience {
 }
 
 impl Audience {
-    fn new(stream: u64, seats: Seats) -> Self {
-        Self { stream, seats, backlog: VecDeque::new(), first: 0, place: 0, is_walking: false }
+    fn new(source: u64, seats: Seats) -> Self {
+        Self { source, seats, backlog: VecDeque::new(), first: 0, place: 0, is_walking: false }
     }
 
     /// Serves some seats, and comes back for the others when the arbiter has looked at its sockets.
@@ -204,15 +286,14 @@ impl Audience {
                 if seat.begun && seat.next < head {
                     limit -= 1;
                     let missing = seat.next.saturating_sub(self.first) as usize;
-                    let mut output = seat.output.borrow_mut();
+                    let ear = &seat.ear;
                     let written = match self.backlog.range(missing..) {
-                        one if one.len() == 1 => one.map(|(batch, gap)| output.send(batch, *gap)).last(),
+                        one if one.len() == 1 => one.map(|(batch, gap)| ear.send(batch, *gap)).last(),
                         several => {
-                            several.for_each(|(batch, gap)| output.offer(batch, *gap));
-                            Some(output.write())
+                            several.for_each(|(batch, gap)| ear.offer(batch, *gap));
+                            Some(ear.write())
                         }
                     };
-                    drop(output);
                     seat.next = head;
                     seat.note(written.unwrap_or(Ok(Progress::Done)));
                 }
@@ -249,7 +330,7 @@ impl Handler<Deliver> for Audience {
             // A small audience is served at once.
             Deliver::Media { batch, gap } if self.backlog.is_empty() && seats.len() <= SEATS_A_STEP => {
                 for seat in seats.iter().filter(|seat| seat.begun) {
-                    seat.note(seat.output.borrow_mut().send(&batch, gap));
+                    seat.note(seat.ear.send(&batch, gap));
                 }
             }
             Deliver::Media { batch, gap } => {
@@ -264,17 +345,13 @@ impl Handler<Deliver> for Audience {
                 for seat in seats.iter_mut().filter(|seat| is_meant(seat)) {
                     seat.begun = true;
                     seat.next = head; // what is in the backlog is in the burst as well
-                    let mut output = seat.output.borrow_mut();
-                    output.begin(seat.begin_words.clone(), &burst);
-                    seat.note(output.write());
+                    seat.note(seat.ear.begin(seat.begin_words.clone(), &burst));
                 }
             }
             Deliver::End => {
                 for seat in seats.iter_mut() {
                     if std::mem::take(&mut seat.begun) {
-                        let mut output = seat.output.borrow_mut();
-                        output.control(seat.end_words.clone());
-                        seat.note(output.write());
+                        seat.note(seat.ear.end(seat.end_words.clone()));
                     }
                     // Also to who still waited for the first frame.
                     seat.to.do_send(PlayerNotice::Ended);
@@ -285,12 +362,12 @@ impl Handler<Deliver> for Audience {
 }
 
 /// The next player opens an audience of its own, unless somebody has done so already.
-fn forget(stream: u64, seats: &Seats) {
+fn forget(source: u64, seats: &Seats) {
     // At the end of a thread there is nothing left to forget.
     let _ = HALLS.try_with(|halls| {
         let Ok(mut halls) = halls.try_borrow_mut() else { return };
-        if halls.get(&stream).is_some_and(|hall| Rc::ptr_eq(&hall.seats, seats)) {
-            halls.remove(&stream);
+        if halls.get(&source).is_some_and(|hall| Rc::ptr_eq(&hall.seats, seats)) {
+            halls.remove(&source);
         }
     });
 }
@@ -305,10 +382,10 @@ const MAX_BACKLOG: usize = 16;
 /// Deliveries that may wait while the arbiter is busy: about two seconds of a stream.
 const MAILBOX: usize = 64;
 
-static NEXT_SUBSCRIBER: AtomicU64 = AtomicU64::new(1);
+static NEXT_PLAYER: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// The audiences of this arbiter, by the id of their stream.
+    /// The audiences of this arbiter, by the id of their source.
     static HALLS: RefCell<HashMap<u64, Rc<Hall>>> = RefCell::default();
 }
 
@@ -323,7 +400,7 @@ mod tests {
             socket::{self, RawSocket, Writes},
         },
         media::{
-            packet::{Packet, PacketKind, Track},
+            packet::{PacketKind, Track},
             queue::QueueRules,
         },
         protocol::rtmp::{chunk::WireStyle, wire::PlayForm},
@@ -362,7 +439,7 @@ mod tests {
         let form = PlayForm::new(WireStyle { chunk_size: 128, repeat_extended: true }, false);
         let mut ears = Vec::new();
         let mut seats = Vec::new();
-        for id in 0..SEATS_A_STEP as u64 * 2 + 50 {
+        for _ in 0..SEATS_A_STEP * 2 + 50 {
             let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
             ours.set_nonblocking(true).and(theirs.set_nonblocking(true)).expect("both take it");
             let (_, writes) = socket::split(RawSocket::Unix(ours)).expect("the reactor has room");
@@ -371,7 +448,7 @@ mod tests {
             let mut output = Output::new(writes);
             output.play(form, RULES, false);
             let end = Bytes::from_static(b"end");
-            seats.push(Seat::new(id, Rc::new(RefCell::new(output)), Bytes::new(), end, player.clone().recipient()));
+            seats.push(Seat::rtmp(Rc::new(RefCell::new(output)), Bytes::new(), end, player.clone().recipient()));
             ears.push(tokio::net::UnixStream::from_std(theirs).expect("the reactor has room"));
         }
         let audience = Audience::new(1, Rc::new(RefCell::new(seats))).start();
@@ -397,7 +474,7 @@ mod tests {
     async fn players_are_told_when_their_audience_is_gone() {
         let (seen, mut notices) = mpsc::channel(1);
         let output = Rc::new(RefCell::new(Output::new(Writes::closed())));
-        let seat = Seat::new(7, output, Bytes::new(), Bytes::new(), Player(seen).start().recipient());
+        let seat = Seat::rtmp(output, Bytes::new(), Bytes::new(), Player(seen).start().recipient());
         let audience = Audience::new(1, Rc::new(RefCell::new(vec![seat]))).start();
         drop(audience);
         let notice = notices.recv().await;

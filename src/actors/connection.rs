@@ -257,7 +257,7 @@ impl Connection {
         }
         drop(output);
         if self.deadlines.stage() == Stage::Handshake && !self.session.in_handshake() {
-            self.record.milestones.handshake = Some(now);
+            self.record.milestones.handshake = Some(now.into());
             self.deadlines.enter(Stage::Connect, now);
         }
         match fed {
@@ -435,7 +435,7 @@ impl Connection {
         };
         if ours {
             let now = self.now();
-            self.record.milestones.close_stream = Some(now);
+            self.record.milestones.close_stream = Some(now.into());
             self.part();
             self.deadlines.enter(Stage::Command, now);
         }
@@ -600,7 +600,7 @@ impl Connection {
         }
         let stream_lives = match &self.role {
             Role::Publisher(role) => role.stream.connected(),
-            Role::Player(role) => role.ticket.stream().connected(),
+            Role::Player(role) => role.ticket.source().to.connected(),
             Role::None => true,
         };
         if !stream_lives {
@@ -617,7 +617,7 @@ impl Connection {
             Medium::Metadata | Medium::Text => &mut milestones.first_metadata,
         };
         if first.is_none() {
-            let now = self.house.now().saturating_sub(self.opened);
+            let now = self.house.now().saturating_sub(self.opened).into();
             *first = Some(now);
             milestones.first_data.get_or_insert(now);
         }

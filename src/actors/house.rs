@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use super::{
     live_stream::Rules,
     router::Router,
-    support::{census::Census, deadlines::Times, directory::Directory},
+    support::{census::Census, deadlines::Times, directory::Directory, viewers::Viewers},
 };
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
     log::access::{AccessLog, AccessLogs},
-    media::gather::GatherRules,
+    media::{gather::GatherRules, queue::QueueRules},
     protocol::{
         amf,
         rtmp::{limits::SessionLimits, server::SessionConfig},
@@ -31,6 +31,7 @@ pub struct House {
     pub router: Addr<Router>,
     pub census: Census,
     pub directory: Directory,
+    pub viewers: Viewers,
     pub limits: Limits,
     /// The applications of each server, by its index.
     floors: Vec<Floor>,
@@ -55,6 +56,7 @@ impl House {
             router,
             census,
             directory,
+            viewers: Viewers::default(),
             limits,
             floors,
             started: Instant::now(),
@@ -101,6 +103,21 @@ pub struct Venue {
     pub access_log: AccessLog,
     /// Packets that may wait for a player, where the configuration says so.
     pub max_packets: Option<usize>,
+}
+
+impl Venue {
+    /// What waits for a player here, at the most.
+    pub fn queue_rules(&self) -> QueueRules {
+        let live = &self.application.live_options;
+        QueueRules {
+            max_bytes: live.out_queue_bytes,
+            max_ms: live.out_queue_time.as_millis() as i64,
+            max_packets: self.max_packets,
+            wait_key: live.wait_key,
+            wait_video: live.wait_video,
+            jump_to_keyframe: live.low_latency,
+        }
+    }
 }
 
 struct Floor {

@@ -199,14 +199,14 @@ impl Handler<ReloadCertificates> for Listener {
 
 /// A connection that was taken from a listening socket.
 pub struct Accepted {
-    port: usize,
-    socket: RawSocket,
-    peer: Option<SocketAddr>,
+    pub port: usize,
+    pub socket: RawSocket,
+    pub peer: Option<SocketAddr>,
 }
 
 /// The connections of one listening socket, as a stream. Accepted sockets are handed out unregistered, since they are
 /// going to live on another thread's reactor.
-struct Accepts {
+pub struct Accepts {
     socket: Watched,
     port: usize,
     /// Set while there is no file or memory left for another connection.
@@ -216,7 +216,8 @@ struct Accepts {
 }
 
 impl Accepts {
-    fn new(socket: BoundSocket, port: usize, tls: Option<Arc<House>>) -> io::Result<Self> {
+    /// `tls`: where handshakes in progress are counted, for a socket whose connections begin with one.
+    pub fn new(socket: BoundSocket, port: usize, tls: Option<Arc<House>>) -> io::Result<Self> {
         let socket = match socket {
             BoundSocket::Tcp(socket) => Watched::Tcp(TcpListener::from_std(socket)?),
             BoundSocket::Unix(socket) => Watched::Unix(UnixListener::from_std(socket)?),

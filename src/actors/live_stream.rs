@@ -17,9 +17,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::support::{
-    counters::StreamCounters,
-    link::{ExitReason, Link},
+use super::{
+    router::Opened,
+    source::{Deliver, Listen, Subscribers},
+    support::{
+        counters::StreamCounters,
+        link::{ExitReason, Link},
+    },
 };
 use crate::{
     config::{DuplicatePublisher, Live, Meta},
@@ -47,12 +51,13 @@ pub struct LiveStream {
     publisher: Option<Publisher>,
     /// Bounded by [`MAX_NEWCOMERS`], and each waits no longer than [`REFUSAL_WAITS`].
     newcomers: VecDeque<Newcomer>,
-    subscribers: Vec<Subscriber>,
+    subscribers: Subscribers,
     counters: Arc<StreamCounters>,
     /// The codecs of picture and sound that `counters` were told of.
     described: (Option<Codec>, Option<Codec>),
     /// When the log last told of a jump of the publisher's clock.
     jump_said: Option<Duration>,
+    herald: Herald,
     link: Link,
 }
 
@@ -119,6 +124,18 @@ pub enum Medium {
     Text,
 }
 
+/// What happens to a stream, for whoever makes something of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum StreamEvent {
+    /// Somebody was let in to publish; nothing may have come yet.
+    Published { key: StreamKey, opened: Opened },
+    /// The publisher left; another one may come.
+    Ended { key: StreamKey, id: u64 },
+    /// The stream itself is no more, however it went.
+    Gone { key: StreamKey, id: u64 },
+}
+
 /// The publisher is done.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -126,41 +143,26 @@ pub struct EndPublish {
     pub session: u64,
 }
 
-/// Joins the stream: from the next packet on the subscriber is told everything.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Subscribe {
-    pub id: u64,
-    pub to: Recipient<Deliver>,
+/// Tells of the stream, and by being dropped that it is gone.
+struct Herald {
+    key: StreamKey,
+    id: u64,
+    to: Option<Recipient<StreamEvent>>,
 }
 
-/// A subscriber has a new listener. If somebody publishes, the subscriber is told in a [`Deliver::Begin`] for this listener
-/// what a late joiner needs, in order with everything else it is told.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct CatchUp {
-    pub subscriber: u64,
-    pub listener: u64,
+impl Herald {
+    /// At most twice a publish, and once for the stream: it may not get lost.
+    fn tell(&self, event: impl FnOnce(StreamKey, u64) -> StreamEvent) {
+        if let Some(to) = &self.to {
+            to.do_send(event(self.key.clone(), self.id));
+        }
+    }
 }
 
-/// Leaves the stream.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Unsubscribe {
-    pub id: u64,
-}
-
-/// What a subscriber is told: every sink handles this one message.
-#[derive(Message, Clone)]
-#[rtype(result = "()")]
-pub enum Deliver {
-    /// A publisher is there, or another one has taken over; these packets come first. For one listener who has just
-    /// come, or else for all.
-    Begin { listener: Option<u64>, burst: Arc<[Packet]> },
-    /// The next packets. `gap`: something before them was lost on the way here.
-    Media { batch: Batch, gap: bool },
-    /// The publisher is gone.
-    End,
+impl Drop for Herald {
+    fn drop(&mut self) {
+        self.tell(|key, id| StreamEvent::Gone { key, id });
+    }
 }
 
 struct Publisher {
@@ -179,25 +181,17 @@ struct Newcomer {
     answer: oneshot::Sender<Result<Publication, NameInUse>>,
 }
 
-struct Subscriber {
-    id: u64,
-    to: Recipient<Deliver>,
-    /// Its mailbox was full: the next delivery tells it so.
-    missed: bool,
-}
-
 impl LiveStream {
-    pub fn new(key: StreamKey, rules: Arc<Rules>, counters: Arc<StreamCounters>, link: Link) -> Self {
+    pub fn new(
+        key: StreamKey,
+        rules: Arc<Rules>,
+        counters: Arc<StreamCounters>,
+        events: Option<Recipient<StreamEvent>>,
+        link: Link,
+    ) -> Self {
+        let herald = Herald { key: key.clone(), id: counters.id, to: events };
         let live = &rules.live;
-        let cache = GopCache::new(GopLimits {
-            enabled: live.gop_cache || !live.cache_time.is_zero(),
-            max_bytes: live.gop_max_bytes,
-            max_ms: live.gop_max_time.as_millis() as u64,
-            max_frames: Some(live.gop_max_frame_count),
-            max_audio: Some(live.gop_max_audio_count),
-            max_video: Some(live.gop_max_video_count),
-            keep_ms: live.cache_time.as_millis() as u64,
-        });
+        let cache = GopCache::new(gop_limits(live));
         let timeline = Timeline::new(TimelineRules {
             max_forward_ms: live.fix_timestamp.as_millis() as i64,
             ..TimelineRules::default()
@@ -210,10 +204,11 @@ impl LiveStream {
             cache,
             publisher: None,
             newcomers: VecDeque::new(),
-            subscribers: Vec::new(),
+            subscribers: Subscribers::default(),
             counters,
             described: (None, None),
             jump_said: None,
+            herald,
             link,
         }
     }
@@ -330,21 +325,6 @@ impl LiveStream {
         Some(Packet::new(Track::Data, PacketKind::Text, placed.time_ms, message.body))
     }
 
-    fn deliver(&mut self, batch: Batch) {
-        let counters = &self.counters;
-        self.subscribers.retain_mut(|subscriber| {
-            let sent = subscriber.to.try_send(Deliver::Media { batch: batch.clone(), gap: subscriber.missed });
-            subscriber.settle(sent, counters)
-        });
-    }
-
-    /// Tells everybody what nobody may miss. It happens once a publish, so it need not ask whether there is room.
-    fn tell(&self, message: &Deliver) {
-        for subscriber in &self.subscribers {
-            subscriber.to.do_send(message.clone());
-        }
-    }
-
     /// What somebody who joins now is sent first. Headers stand at the time of the first frame, so that no player
     /// sees its clock leap from them to the present.
     fn burst(&self) -> Arc<[Packet]> {
@@ -355,7 +335,7 @@ impl LiveStream {
 
     fn begin_playing(&mut self) {
         info!(stream = %self.key, "live");
-        self.tell(&Deliver::Begin { listener: None, burst: self.burst() });
+        self.subscribers.tell(&Deliver::Begin { listener: None, burst: self.burst() });
     }
 
     fn end_publisher(&mut self) {
@@ -363,26 +343,12 @@ impl LiveStream {
         self.counters.end();
         self.cache.clear();
         self.publisher = None;
-        self.tell(&Deliver::End);
+        self.subscribers.tell(&Deliver::End);
+        self.herald.tell(|key, id| StreamEvent::Ended { key, id });
     }
 
     fn is_active(&self) -> bool {
         self.publisher.as_ref().is_some_and(|publisher| publisher.active)
-    }
-}
-
-impl Subscriber {
-    /// Notes how a delivery went; `false` once the subscriber is gone.
-    fn settle(&mut self, sent: Result<(), SendError<Deliver>>, counters: &StreamCounters) -> bool {
-        match sent {
-            Ok(()) => self.missed = false,
-            Err(SendError::Full(_)) => {
-                self.missed = true;
-                counters.missed_deliveries.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(SendError::Closed(_)) => return false,
-        }
-        true
     }
 }
 
@@ -399,7 +365,7 @@ impl Handler<Publish> for LiveStream {
     type Result = ResponseFuture<Result<Publication, NameInUse>>;
 
     fn handle(&mut self, asked: Publish, ctx: &mut Self::Context) -> Self::Result {
-        let in_use = match self.claim(&asked) {
+        let in_use = match self.claim(&asked, ctx) {
             Err(in_use) if self.newcomers.len() < MAX_NEWCOMERS => in_use,
             answer => return Box::pin(std::future::ready(answer)),
         };
@@ -407,14 +373,14 @@ impl Handler<Publish> for LiveStream {
         // the two do not come in order. So the refusal waits a moment for that end.
         let (answer, answered) = oneshot::channel();
         self.newcomers.push_back(Newcomer { asked, answer });
-        ctx.run_later(REFUSAL_WAITS, |stream, _| stream.answer_newcomer());
+        ctx.run_later(REFUSAL_WAITS, |stream, ctx| stream.answer_newcomer(ctx));
         Box::pin(async move { answered.await.unwrap_or(Err(in_use)) })
     }
 }
 
 impl LiveStream {
     /// Gives the stream to this publisher, or says who has it.
-    fn claim(&mut self, asked: &Publish) -> Result<Publication, NameInUse> {
+    fn claim(&mut self, asked: &Publish, ctx: &Context<Self>) -> Result<Publication, NameInUse> {
         let now = self.now();
         if let Some(publisher) = &self.publisher {
             if !self.may_replace(publisher, now) {
@@ -426,6 +392,9 @@ impl LiveStream {
             let _ = publisher.to.try_send(Replaced);
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
+        } else {
+            let opened = Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) };
+            self.herald.tell(|key, _| StreamEvent::Published { key, opened });
         }
         let Publish { session, peer, to } = asked;
         self.timeline.begin_session(now);
@@ -445,12 +414,12 @@ impl LiveStream {
 
     /// Answers the newcomer that has waited longest, whatever the answer is by now. Each brings one timer; a publisher's
     /// end answers one before its time, and then the last timer finds nobody.
-    fn answer_newcomer(&mut self) {
+    fn answer_newcomer(&mut self, ctx: &Context<Self>) {
         if let Some(Newcomer { asked, answer }) = self.newcomers.pop_front() {
             if answer.is_closed() {
                 return; // it did not wait
             }
-            let claimed = self.claim(&asked);
+            let claimed = self.claim(&asked, ctx);
             // If it is gone by now, its connection's end says so to nobody: the seat is given back here.
             if answer.send(claimed.clone()).is_err() && claimed.is_ok() {
                 self.end_publisher();
@@ -475,7 +444,7 @@ impl Handler<Ingest> for LiveStream {
         let now = self.now();
         let packets: SmallVec<_> = ingest.messages.into_iter().filter_map(|message| self.take(message, now)).collect();
         if !packets.is_empty() {
-            self.deliver(Batch::new(packets));
+            self.subscribers.deliver(&Batch::new(packets), false, &self.counters);
         }
     }
 }
@@ -483,42 +452,27 @@ impl Handler<Ingest> for LiveStream {
 impl Handler<EndPublish> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, EndPublish { session }: EndPublish, _: &mut Self::Context) {
+    fn handle(&mut self, EndPublish { session }: EndPublish, ctx: &mut Self::Context) {
         let Some(publisher) = self.publisher.as_ref().filter(|publisher| publisher.session == session) else { return };
         let lasted = self.now().saturating_sub(publisher.began);
         debug!(stream = %self.key, seconds = lasted.as_secs(), "publisher gone");
         self.end_publisher();
-        self.answer_newcomer();
+        self.answer_newcomer(ctx);
     }
 }
 
-impl Handler<Subscribe> for LiveStream {
+impl Handler<Listen> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, Subscribe { id, to }: Subscribe, _: &mut Self::Context) {
-        self.subscribers.push(Subscriber { id, to, missed: false });
-    }
-}
-
-impl Handler<CatchUp> for LiveStream {
-    type Result = ();
-
-    fn handle(&mut self, CatchUp { subscriber, listener }: CatchUp, _: &mut Self::Context) {
-        if !self.is_active() {
-            return;
+    fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
+        match listen {
+            Listen::Join { subscriber, to } => self.subscribers.join(subscriber, to),
+            Listen::CatchUp { subscriber, listener } if self.is_active() => {
+                self.subscribers.begin(subscriber, listener, || self.burst());
+            }
+            Listen::CatchUp { .. } => {} // told with everybody else, when a publisher comes
+            Listen::Leave { subscriber } => self.subscribers.leave(subscriber),
         }
-        let Some(place) = self.subscribers.iter().position(|known| known.id == subscriber) else { return };
-        let burst = self.burst();
-        // Once for each who joins, and without it that one would never start.
-        self.subscribers[place].to.do_send(Deliver::Begin { listener: Some(listener), burst });
-    }
-}
-
-impl Handler<Unsubscribe> for LiveStream {
-    type Result = ();
-
-    fn handle(&mut self, Unsubscribe { id }: Unsubscribe, _: &mut Self::Context) {
-        self.subscribers.retain(|subscriber| subscriber.id != id);
     }
 }
 
@@ -531,6 +485,19 @@ impl std::fmt::Display for PeerName<'_> {
             Some(address) => address.fmt(f),
             None => f.write_str("unix:"),
         }
+    }
+}
+
+/// What late joiners are kept, as the configuration says.
+pub fn gop_limits(live: &Live) -> GopLimits {
+    GopLimits {
+        enabled: live.gop_cache || !live.cache_time.is_zero(),
+        max_bytes: live.gop_max_bytes,
+        max_ms: live.gop_max_time.as_millis() as u64,
+        max_frames: Some(live.gop_max_frame_count),
+        max_audio: Some(live.gop_max_audio_count),
+        max_video: Some(live.gop_max_video_count),
+        keep_ms: live.cache_time.as_millis() as u64,
     }
 }
 
@@ -591,8 +558,9 @@ mod tests {
 
         async fn join(stream: &Addr<LiveStream>, id: u64) -> Self {
             let player = Self::new();
-            stream.send(Subscribe { id, to: player.address.clone().recipient() }).await.expect("the stream lives");
-            stream.send(CatchUp { subscriber: id, listener: 0 }).await.expect("the stream lives");
+            let to = player.address.clone().recipient();
+            stream.send(Listen::Join { subscriber: id, to }).await.expect("the stream lives");
+            stream.send(Listen::CatchUp { subscriber: id, listener: 0 }).await.expect("the stream lives");
             player
         }
 
@@ -610,7 +578,7 @@ mod tests {
     fn stream(live: Live) -> Addr<LiveStream> {
         let key = StreamKey::parse("default", "live", "test").expect("a good name");
         let link = Link::new(1, Parent.start().recipient());
-        LiveStream::new(key, Arc::new(Rules { live, amf: amf::Limits::DATA }), Arc::default(), link).start()
+        LiveStream::new(key, Arc::new(Rules { live, amf: amf::Limits::DATA }), Arc::default(), None, link).start()
     }
 
     async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {

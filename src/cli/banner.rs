@@ -10,6 +10,8 @@ use crate::config::ListenAddress;
 #[derive(Debug, Clone)]
 pub struct Banner<'a> {
     pub listens: &'a [ListenAddress],
+    /// What HTTP listens on; empty: it does not.
+    pub http: &'a [ListenAddress],
     pub app: &'a str,
     /// How others reach this machine, as far as it can tell.
     pub host: Option<IpAddr>,
@@ -20,8 +22,12 @@ pub struct Banner<'a> {
 impl Banner<'_> {
     /// The text, with its last line feed.
     pub fn text(&self) -> String {
-        let mut text = format!("livemill {} takes RTMP on {}\n", env!("CARGO_PKG_VERSION"), self.addresses());
-        let port = self.port();
+        let mut text = format!("livemill {} takes RTMP on {}", env!("CARGO_PKG_VERSION"), addresses(self.listens));
+        if !self.http.is_empty() {
+            text.push_str(&format!("\n  and is watched over HTTP on {}", addresses(self.http)));
+        }
+        text.push('\n');
+        let port = port_of(self.listens, crate::config::RTMP_PORT);
         let local = format!("rtmp://127.0.0.1{port}/{}", self.app);
         let host = self.host.map_or_else(|| "HOST".to_owned(), bracketed);
         let remote = format!("rtmp://{host}{port}/{}", self.app);
@@ -40,28 +46,36 @@ impl Banner<'_> {
             }
         }
         text.push_str(&format!("\nPlay\n  ffplay {remote}/{STREAM}\n  vlc {remote}/{STREAM}\n"));
+        if !self.http.is_empty() {
+            let site = format!("http://{host}{}", port_of(self.http, 80));
+            text.push_str(&format!(
+                "\nWatch in a browser, on a phone\n  {site}/\n  {site}/{app}/{STREAM}/index.m3u8   (HLS; DASH: manifest.mpd)\n  \
+                 {site}/{app}/{STREAM}.flv          (also .ts and .mp4, over HTTP and WebSocket)\n",
+                app = self.app
+            ));
+        }
         text.push_str(&format!(
             "\n\"{STREAM}\" is the name of the stream: any other will do. Ctrl-C stops the server.\n"
         ));
         text
     }
+}
 
-    fn addresses(&self) -> String {
-        let all = self.listens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-        let open = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(tcp) if tcp.ip().is_unspecified());
-        if self.listens.iter().any(open) { format!("{all} (all addresses)") } else { all }
-    }
+fn addresses(listens: &[ListenAddress]) -> String {
+    let all = listens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let open = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(tcp) if tcp.ip().is_unspecified());
+    if listens.iter().any(open) { format!("{all} (all addresses)") } else { all }
+}
 
-    /// What follows the host in an address: nothing where the port is RTMP's own.
-    fn port(&self) -> String {
-        let port = self.listens.iter().find_map(|address| match address {
-            ListenAddress::Tcp(tcp) => Some(tcp.port()),
-            ListenAddress::Unix(_) => None,
-        });
-        match port {
-            None | Some(crate::config::RTMP_PORT) => String::new(),
-            Some(port) => format!(":{port}"),
-        }
+/// What follows the host in an address: nothing where the port is the protocol's own.
+fn port_of(listens: &[ListenAddress], usual: u16) -> String {
+    let port = listens.iter().find_map(|address| match address {
+        ListenAddress::Tcp(tcp) => Some(tcp.port()),
+        ListenAddress::Unix(_) => None,
+    });
+    match port {
+        Some(port) if port != usual => format!(":{port}"),
+        _ => String::new(),
     }
 }
 
@@ -121,7 +135,7 @@ mod tests {
 
     fn text(port: u16, key: Option<(&str, &Origin)>) -> String {
         let host = Some("192.168.1.7".parse().unwrap());
-        Banner { listens: &listens(port), app: "live", host, key }.text()
+        Banner { listens: &listens(port), http: &listens(8080), app: "live", host, key }.text()
     }
 
     #[test]
@@ -131,6 +145,7 @@ mod tests {
             text,
             format!(
                 r#"livemill {} takes RTMP on 0.0.0.0:1935 (all addresses)
+  and is watched over HTTP on 0.0.0.0:8080 (all addresses)
 
 Publish from this machine
   OBS: Settings > Stream > Service "Custom..."
@@ -150,6 +165,11 @@ Publish from another machine
 Play
   ffplay rtmp://192.168.1.7/live/test
   vlc rtmp://192.168.1.7/live/test
+
+Watch in a browser, on a phone
+  http://192.168.1.7:8080/
+  http://192.168.1.7:8080/live/test/index.m3u8   (HLS; DASH: manifest.mpd)
+  http://192.168.1.7:8080/live/test.flv          (also .ts and .mp4, over HTTP and WebSocket)
 
 "test" is the name of the stream: any other will do. Ctrl-C stops the server.
 "#,

@@ -20,6 +20,8 @@ use super::{
     RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
+mod outputs;
+
 /// What the command line says about a configuration file.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
@@ -85,7 +87,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     let paths = Paths { prefix: prefix.to_owned(), conf: path.parent().unwrap_or(Path::new("")).to_owned() };
     let process = process(&root, &paths)?;
     let inner = root.inside(rtmp);
-    let mut builder = Builder { paths, resolve, log_formats, warnings };
+    let mut builder = Builder { paths, resolve, log_formats, warnings, folders: Vec::new() };
     let limits = limits(&inner, rtmp)?;
     let mut servers = Vec::new();
     let mut listens = Vec::new();
@@ -96,7 +98,6 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     hosts::agree(&mut servers, &listens)?;
     hosts::share_port(&mut servers, &listens);
     hosts::name(&mut servers);
-    let http = tree.directives.iter().find(|directive| directive.name.text == "http");
     let mut warnings = builder.warnings;
     if servers.is_empty() {
         let place = rtmp.map_or_else(
@@ -112,7 +113,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         limits,
         servers: servers.into_iter().map(Arc::new).collect(),
         log_formats: builder.log_formats,
-        http: http.cloned().map(Arc::new),
+        http: None,
         warnings,
     })
 }
@@ -129,6 +130,9 @@ fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Res
         ("duplicate_publisher", _) => duplicate_publisher(Some(directive)).map(drop),
         ("publish_key", _) => publish_key(directive).map(drop),
         ("push" | "pull", _) => relay(directive),
+        ("http_outputs", _) => outputs::check_http_outputs(directive),
+        ("hls_dir_access", _) => outputs::check_dir_access(directive),
+        ("hls_nested_index_filename", _) => outputs::check_index(directive),
         _ => Ok(()),
     }
 }
@@ -481,6 +485,8 @@ struct Builder {
     resolve: Resolve,
     log_formats: Vec<Arc<LogFormat>>,
     warnings: Vec<Notice>,
+    /// What is cleaned, so far.
+    folders: Vec<outputs::Folder>,
 }
 
 impl Builder {
@@ -582,6 +588,7 @@ impl Builder {
             access: access(scope)?,
             access_log: self.access_log(scope)?,
             publish_key: scope.effective("publish_key").map(publish_key).transpose()?,
+            outputs: self.outputs(scope)?,
         })
     }
 
@@ -1271,13 +1278,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said_once_for_each_directive() {
-        let config =
-            load_inside("hls on; hls_keys off; record off; push rtmp://192.0.2.1/a; push rtmp://192.0.2.2/a; ");
+        let config = load_inside("record all; record_lock off; push rtmp://192.0.2.1/a; push rtmp://192.0.2.2/a; ");
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             warnings,
             [
-                "x.conf:1: \"hls\" does nothing yet: HLS comes in a later release",
+                "x.conf:1: \"record\" does nothing yet: recording comes in a later release",
                 "x.conf:1: \"push\" does nothing yet: relays come in a later release (written 2 times)",
             ]
         );
@@ -1297,7 +1303,6 @@ mod tests {
                 "x.conf:1: \"live\" is unknown to livemill: kept, and nothing is done with it",
             ]
         );
-        assert_eq!(config.http.unwrap().block.as_ref().unwrap().len(), 2);
     }
 
     #[test]
@@ -1313,26 +1318,16 @@ mod tests {
         let [server] = config.servers.as_slice() else { panic!() };
         let hls = server.application("hls").unwrap();
         assert!(hls.live && hls.live_options.wait_key);
+        let files = hls.outputs.hls.as_ref().unwrap();
+        assert_eq!((files.path.as_path(), files.segments()), (Path::new("/usr/data/video/hls"), 180));
+        assert!(files.nested && files.continuous);
         assert_eq!(config.process.user, Some(("root".to_owned(), None)));
         assert_eq!(config.process.workers.get(), 1);
         assert_eq!(config.process.error_logs.len(), 2);
         assert_eq!(config.process.error_logs[1].level, Level::Debug);
         assert_eq!(config.process.pid, Some(fixture("logs/nginx.pid")));
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(
-            named,
-            [
-                "hls",
-                "hls_path",
-                "hls_nested",
-                "hls_fragment",
-                "hls_playlist_length",
-                "hls_continuous",
-                "notify_method",
-                "on_publish",
-                "http"
-            ]
-        );
+        assert_eq!(named, ["notify_method", "on_publish", "http"]);
     }
 
     #[test]
@@ -1342,7 +1337,7 @@ mod tests {
         assert_eq!(config.servers[0].rtmp.chunk_size, 4000);
         assert_eq!(config.process.error_logs, Process::default().error_logs);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["hls", "hls_path", "hls_fragment"]);
+        assert!(named.is_empty(), "{named:?}");
     }
 
     #[test]
@@ -1353,22 +1348,7 @@ mod tests {
         let log = ErrorLog { target: LogTarget::Stdout, level: Level::Info };
         assert_eq!(config.process.error_logs, [log]);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(
-            named,
-            [
-                "exec",
-                "hls",
-                "hls_fragment_naming",
-                "hls_fragment",
-                "hls_playlist_length",
-                "hls_path",
-                "hls_nested",
-                "hls_variant",
-                "http",
-                "rtmp_stat",
-                "rtmp_stat_stylesheet"
-            ]
-        );
+        assert_eq!(named, ["exec", "http", "rtmp_stat", "rtmp_stat_stylesheet"]);
     }
 
     #[test]

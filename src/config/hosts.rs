@@ -8,40 +8,59 @@ use super::diagnose::Problem;
 use super::syntax::Directive;
 use super::{Config, DEFAULT_SERVER_ID, Listen, ListenAddress, Server, ServerName, TlsFiles};
 
-/// One socket to bind, and the virtual hosts behind it.
+/// One socket to bind, and the virtual hosts behind it: of `rtmp {}`, or of `http {}`.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
+pub struct Endpoint<S = Server> {
     pub listen: Listen,
     /// The default server first, the others in the order of the file. Never empty.
-    servers: Vec<Arc<Server>>,
+    servers: Vec<Arc<S>>,
     /// Addresses that this wildcard socket also serves, with their servers.
-    folded: BTreeMap<IpAddr, Vec<Arc<Server>>>,
+    folded: BTreeMap<IpAddr, Vec<Arc<S>>>,
 }
 
-impl Endpoint {
+/// A `server {}` as far as sockets and names go.
+pub trait VirtualHost {
+    fn names(&self) -> &[ServerName];
+    fn listens(&self) -> &[Listen];
+    fn listens_mut(&mut self) -> &mut [Listen];
+    fn tls(&self) -> Option<&TlsFiles>;
+}
+
+impl VirtualHost for Server {
+    fn names(&self) -> &[ServerName] {
+        &self.names
+    }
+
+    fn listens(&self) -> &[Listen] {
+        &self.listens
+    }
+
+    fn listens_mut(&mut self) -> &mut [Listen] {
+        &mut self.listens
+    }
+
+    fn tls(&self) -> Option<&TlsFiles> {
+        self.tls.as_ref()
+    }
+}
+
+impl<S: VirtualHost> Endpoint<S> {
     /// The certificate of the socket: that of the default server, else of the first that has one.
     pub fn tls(&self) -> Option<&TlsFiles> {
-        self.servers().find_map(|server| server.tls.as_ref()).filter(|_| self.listen.ssl)
+        self.servers().find_map(|server| server.tls()).filter(|_| self.listen.ssl)
     }
 
     /// All servers a connection to this socket may end up in.
-    pub fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+    pub fn servers(&self) -> impl Iterator<Item = &Arc<S>> {
         self.servers.iter().chain(self.folded.values().flatten())
     }
 
     /// The server for a connection: `local` is the address it came to, `host` the host part of its tcUrl.
     /// Exact names win over `*.x`, those over `x.*`, those over patterns; the default server takes the rest.
-    pub fn server_for(&self, local: Option<IpAddr>, host: Option<&str>) -> &Arc<Server> {
+    pub fn server_for(&self, local: Option<IpAddr>, host: Option<&str>) -> &Arc<S> {
         let servers = local.and_then(|ip| self.folded.get(&ip.to_canonical())).unwrap_or(&self.servers);
         let default = servers.first().expect("an endpoint is made with its first server");
-        let Some(host) = host.filter(|_| servers.len() > 1) else { return default };
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let ranked = servers.iter().filter_map(|server| {
-            let best = server.names.iter().filter_map(|name| name.rank(&host)).max()?;
-            Some((best, server))
-        });
-        // The first of the best: `max_by_key` would give the last.
-        ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map_or(default, |(_, server)| server)
+        host.filter(|_| servers.len() > 1).and_then(|host| named(servers, host)).unwrap_or(default)
     }
 
     fn is_wildcard(&self) -> bool {
@@ -66,6 +85,18 @@ impl Endpoint {
     }
 }
 
+/// The server that this host name means, if it means one.
+/// Exact names win over `*.x`, those over `x.*`, those over patterns.
+pub fn named<'a, S: VirtualHost>(servers: &'a [Arc<S>], host: &str) -> Option<&'a Arc<S>> {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let ranked = servers.iter().filter_map(|server| {
+        let best = server.names().iter().filter_map(|name| name.rank(&host)).max()?;
+        Some((best, server))
+    });
+    // The first of the best: `max_by_key` would give the last.
+    ranked.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, server)| server)
+}
+
 impl ServerName {
     /// How well this name fits a host in lower case: kind first, then length. None: not at all.
     fn rank(&self, host: &str) -> Option<(u8, usize)> {
@@ -84,40 +115,45 @@ impl ServerName {
 }
 
 impl Config {
-    /// The sockets to bind, each with the servers behind it, in the order of the file.
-    ///
-    /// As in nginx, an address whose port is also listened on by the wildcard gets no socket of its own unless it says
-    /// `bind`: the wildcard's socket takes its connections and the local address tells them apart.
+    /// The sockets of `rtmp {}` to bind, each with the servers behind it, in the order of the file.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        let mut groups: Vec<Endpoint> = Vec::new();
-        for server in &self.servers {
-            for listen in &server.listens {
-                let Some(group) = groups.iter_mut().find(|group| group.listen.address == listen.address) else {
-                    let servers = vec![Arc::clone(server)];
-                    groups.push(Endpoint { listen: listen.clone(), servers, folded: BTreeMap::new() });
-                    continue;
-                };
-                if listen.default_server {
-                    group.listen.default_server = true;
-                    group.servers.insert(0, Arc::clone(server));
-                } else {
-                    group.servers.push(Arc::clone(server));
-                }
-            }
-        }
-        let (wildcards, specific): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.is_wildcard());
-        let mut endpoints = wildcards;
-        for group in specific {
-            let home = endpoints.iter_mut().find(|wildcard| wildcard.covers(&group));
-            match (home, &group.listen.address) {
-                (Some(wildcard), ListenAddress::Tcp(address)) => {
-                    wildcard.folded.insert(address.ip(), group.servers);
-                }
-                _ => endpoints.push(group),
-            }
-        }
-        endpoints
+        endpoints(&self.servers)
     }
+}
+
+/// The sockets to bind, each with the servers behind it, in the order of the file.
+///
+/// As in nginx, an address whose port is also listened on by the wildcard gets no socket of its own unless it says
+/// `bind`: the wildcard's socket takes its connections and the local address tells them apart.
+pub fn endpoints<S: VirtualHost>(servers: &[Arc<S>]) -> Vec<Endpoint<S>> {
+    let mut groups: Vec<Endpoint<S>> = Vec::new();
+    for server in servers {
+        for listen in server.listens() {
+            let Some(group) = groups.iter_mut().find(|group| group.listen.address == listen.address) else {
+                let servers = vec![Arc::clone(server)];
+                groups.push(Endpoint { listen: listen.clone(), servers, folded: BTreeMap::new() });
+                continue;
+            };
+            if listen.default_server {
+                group.listen.default_server = true;
+                group.servers.insert(0, Arc::clone(server));
+            } else {
+                group.servers.push(Arc::clone(server));
+            }
+        }
+    }
+    let (wildcards, specific): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.is_wildcard());
+    let mut endpoints = wildcards;
+    for group in specific {
+        let home = endpoints.iter_mut().find(|wildcard| wildcard.covers(&group));
+        match (home, &group.listen.address) {
+            (Some(wildcard), ListenAddress::Tcp(address)) => {
+                wildcard.folded.insert(address.ip(), group.servers);
+            }
+            _ => endpoints.push(group),
+        }
+    }
+    endpoints
 }
 
 /// A `listen` as it was written, for the errors of [`agree`].
@@ -130,10 +166,10 @@ pub(super) struct Written<'a> {
 
 /// The same address in several servers: virtual hosts on one socket, so the options must be the same. One server may
 /// write them and the others leave them out.
-pub(super) fn agree(servers: &mut [Server], written: &[Written<'_>]) -> Result<(), Problem> {
+pub(super) fn agree<S: VirtualHost>(servers: &mut [S], written: &[Written<'_>]) -> Result<(), Problem> {
     let mut sockets: HashMap<ListenAddress, (Listen, usize, bool)> = HashMap::new();
     for Written { server, index, directive } in written {
-        let Some(listen) = servers.get(*server).and_then(|server| server.listens.get(*index)) else { continue };
+        let Some(listen) = servers.get(*server).and_then(|server| server.listens().get(*index)) else { continue };
         let options = Listen { default_server: false, ..listen.clone() };
         let is_bare = options == Listen::new(listen.address.clone());
         let Some((known, last_server, has_default)) = sockets.get_mut(&listen.address) else {
@@ -155,7 +191,7 @@ pub(super) fn agree(servers: &mut [Server], written: &[Written<'_>]) -> Result<(
         *last_server = *server;
         *has_default |= listen.default_server;
     }
-    for listen in servers.iter_mut().flat_map(|server| &mut server.listens) {
+    for listen in servers.iter_mut().flat_map(VirtualHost::listens_mut) {
         if let Some((options, ..)) = sockets.get(&listen.address) {
             *listen = Listen { default_server: listen.default_server, ..options.clone() };
         }
@@ -165,20 +201,20 @@ pub(super) fn agree(servers: &mut [Server], written: &[Written<'_>]) -> Result<(
 
 /// `listen 1935; listen [::]:1935;`: two sockets on one port, so the second must leave IPv4 to the first.
 /// nginx fails to bind here unless `ipv6only=on` is written.
-pub(super) fn share_port(servers: &mut [Server], written: &[Written<'_>]) {
+pub(super) fn share_port<S: VirtualHost>(servers: &mut [S], written: &[Written<'_>]) {
     let tcp = |listen: &Listen| match &listen.address {
         ListenAddress::Tcp(address) if address.ip().is_unspecified() => Some(*address),
         _ => None,
     };
-    let all = servers.iter().flat_map(|server| &server.listens).filter_map(tcp);
+    let all = servers.iter().flat_map(VirtualHost::listens).filter_map(tcp);
     let with_ipv4: Vec<u16> = all.filter(SocketAddr::is_ipv4).map(|address| address.port()).collect();
     let says = |directive: &Directive| directive.args.iter().any(|word| word.text.starts_with("ipv6only="));
     let said: Vec<ListenAddress> = written
         .iter()
         .filter(|written| says(written.directive))
-        .filter_map(|written| Some(servers.get(written.server)?.listens.get(written.index)?.address.clone()))
+        .filter_map(|written| Some(servers.get(written.server)?.listens().get(written.index)?.address.clone()))
         .collect();
-    for listen in servers.iter_mut().flat_map(|server| &mut server.listens) {
+    for listen in servers.iter_mut().flat_map(VirtualHost::listens_mut) {
         let shares = tcp(listen).is_some_and(|address| address.is_ipv6() && with_ipv4.contains(&address.port()));
         if shares && !said.contains(&listen.address) {
             listen.ipv6only = true;

@@ -5,11 +5,14 @@
 //! - [`verify`]: a tree held against the table.
 //! - [`values`]: times, sizes, flags, addresses.
 //! - [`build`]: the tree and the table to the structs below.
+//! - [`http`]: `http {}`, typed.
+//! - [`template`]: text with variables.
 //! - [`hosts`]: which sockets to bind, and which server a connection means.
 //! - [`diagnose`]: an error with its line and a caret.
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.
@@ -29,8 +32,11 @@ pub mod check;
 pub mod diagnose;
 pub mod directives;
 pub mod hosts;
+pub mod http;
+pub mod outputs;
 pub mod page;
 pub mod syntax;
+pub mod template;
 pub mod values;
 pub mod verify;
 
@@ -38,6 +44,7 @@ pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
 pub use hosts::Endpoint;
+pub use outputs::{HttpOutput, HttpOutputs, Outputs};
 
 /// Everything one start needs to know. Cheap to share: each actor takes the `Arc` of its own server or application.
 #[derive(Debug, Clone)]
@@ -48,8 +55,8 @@ pub struct Config {
     pub servers: Vec<Arc<Server>>,
     /// Every `log_format`, and `combined` first.
     pub log_formats: Vec<Arc<LogFormat>>,
-    /// The `http` block as it was written, for the part of livemill that will serve it.
-    pub http: Option<Arc<syntax::Directive>>,
+    /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
+    pub http: Option<Arc<http::Http>>,
     /// What the operator should read at start: one line each.
     pub warnings: Vec<Notice>,
 }
@@ -288,6 +295,8 @@ pub struct Listen {
     pub rcvbuf: Option<usize>,
     pub sndbuf: Option<usize>,
     pub default_server: bool,
+    /// HTTP/2 over TLS; `http {}` only.
+    pub http2: bool,
     /// `bind`: a socket of its own also where the wildcard listens on the same port.
     pub bind: bool,
     pub fastopen: Option<i32>,
@@ -307,6 +316,7 @@ impl Listen {
             rcvbuf: None,
             sndbuf: None,
             default_server: false,
+            http2: false,
             bind: false,
             fastopen: None,
             deferred: false,
@@ -396,6 +406,8 @@ pub struct Application {
     pub access_log: Vec<AccessLog>,
     /// Set: publishing from anywhere but the loopback needs `?key=KEY`.
     pub publish_key: Option<PublishKey>,
+    /// What becomes of its streams beside RTMP.
+    pub outputs: Outputs,
 }
 
 impl Application {
@@ -571,18 +583,20 @@ impl fmt::Display for Notice {
 #[derive(Debug, Clone)]
 pub struct BuiltIn {
     pub port: u16,
+    /// 0: no HTTP.
+    pub http_port: u16,
     /// None: anybody may publish (`--open`).
     pub publish_key: Option<String>,
 }
 
 impl Default for BuiltIn {
     fn default() -> Self {
-        Self { port: RTMP_PORT, publish_key: None }
+        Self { port: RTMP_PORT, http_port: http::HTTP_PORT, publish_key: None }
     }
 }
 
 impl Config {
-    /// The server of a start without a file: RTMP on all addresses, application `live`, instant first picture.
+    /// The server of a start without a file: RTMP and HTTP on all addresses, application `live`, instant first picture.
     ///
     /// It listens on `0.0.0.0` and `[::]` with two sockets, so that a machine without IPv6 loses only the second:
     /// whoever binds decides that.
@@ -598,6 +612,7 @@ impl Config {
             access: Access::default(),
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
+            outputs: Outputs::default(),
         };
         let server = Server {
             index: 0,
@@ -614,7 +629,7 @@ impl Config {
             limits: Limits::default(),
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
-            http: None,
+            http: (options.http_port > 0).then(|| Arc::new(http::Http::built_in(options.http_port))),
             warnings: Vec::new(),
         }
     }

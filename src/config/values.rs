@@ -356,6 +356,7 @@ mod tests {
         let keepalive = Keepalive::On { idle: Some(Duration::from_secs(1800)), interval: None, count: Some(10) };
         let expected = Listen {
             address: ListenAddress::Tcp("[::]:1935".parse().unwrap()),
+            http2: false,
             ssl: true,
             proxy_protocol: true,
             backlog: 100,

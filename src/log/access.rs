@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,16 +83,34 @@ pub struct SessionRecord {
 /// When a session got where, counted from accept.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Milestones {
-    pub handshake: Option<Duration>,
-    pub connect: Option<Duration>,
-    pub create_stream: Option<Duration>,
+    pub handshake: Option<Moment>,
+    pub connect: Option<Moment>,
+    pub create_stream: Option<Moment>,
     /// The accepted publish or play.
-    pub start: Option<Duration>,
-    pub first_data: Option<Duration>,
-    pub first_metadata: Option<Duration>,
-    pub first_audio: Option<Duration>,
-    pub first_video: Option<Duration>,
-    pub close_stream: Option<Duration>,
+    pub start: Option<Moment>,
+    pub first_data: Option<Moment>,
+    pub first_metadata: Option<Moment>,
+    pub first_audio: Option<Moment>,
+    pub first_video: Option<Moment>,
+    pub close_stream: Option<Moment>,
+}
+
+/// A time after accept, in whole milliseconds: each connection keeps nine of them, and thousands are idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(NonZeroU32);
+
+impl From<Duration> for Moment {
+    fn from(time: Duration) -> Self {
+        // After seven weeks the first keyframe no longer comes at a time that anybody asks for.
+        let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        Self(NonZeroU32::MIN.saturating_add(ms))
+    }
+}
+
+impl From<Moment> for Duration {
+    fn from(moment: Moment) -> Self {
+        Self::from_millis(u64::from(moment.0.get() - 1))
+    }
 }
 
 /// The files of all access logs, open but not yet written to: the writer thread starts after the process went to the
@@ -421,8 +440,8 @@ impl SessionRecord {
 
 impl Milestones {
     fn at(&self, milestone: Milestone) -> Option<Duration> {
-        match milestone {
-            Milestone::Init => Some(Duration::ZERO),
+        let moment = match milestone {
+            Milestone::Init => return Some(Duration::ZERO),
             Milestone::Handshake => self.handshake,
             Milestone::Connect => self.connect,
             Milestone::CreateStream => self.create_stream,
@@ -432,7 +451,8 @@ impl Milestones {
             Milestone::FirstAudio => self.first_audio,
             Milestone::FirstVideo => self.first_video,
             Milestone::CloseStream => self.close_stream,
-        }
+        };
+        moment.map(Duration::from)
     }
 }
 
@@ -658,7 +678,7 @@ mod tests {
             bytes_sent: 412,
             duration: Duration::from_millis(64_500),
             reason: "closed by the publisher".into(),
-            milestones: Milestones { connect: Some(Duration::from_millis(12)), ..Milestones::default() },
+            milestones: Milestones { connect: Some(Duration::from_millis(12).into()), ..Milestones::default() },
             ..SessionRecord::default()
         }
     }

@@ -162,12 +162,15 @@ struct BatchInner {
     packets: SmallVec<[Packet; 4]>,
     bytes: usize,
     wire: OnceLock<Wire>,
+    /// Apart from `wire`, so that RTMP and FLV players of one stream do not take the place from each other. Batches are
+    /// gone once everybody has been sent them; single packets stay in the cache and keep no tags.
+    tags: OnceLock<Wire>,
 }
 
 impl Batch {
     pub fn new(packets: SmallVec<[Packet; 4]>) -> Self {
         let bytes = packets.iter().map(Packet::weight).sum();
-        Self(Arc::new(BatchInner { packets, bytes, wire: OnceLock::new() }))
+        Self(Arc::new(BatchInner { packets, bytes, wire: OnceLock::new(), tags: OnceLock::new() }))
     }
 
     pub fn packets(&self) -> &[Packet] {
@@ -182,7 +185,21 @@ impl Batch {
     /// The bytes of the whole batch in wire form `style`. `build` runs at most once for the first style that is asked
     /// for, whoever asks; `None` means the batch is kept in another style.
     pub fn wire(&self, style: u64, build: impl FnOnce(&[Packet]) -> Bytes) -> Option<&Bytes> {
-        let wire = self.0.wire.get_or_init(|| Wire { style, bytes: build(&self.0.packets) });
+        self.kept(&self.0.wire, style, build)
+    }
+
+    /// The same for the whole batch as FLV tags.
+    pub fn tags(&self, style: u64, build: impl FnOnce(&[Packet]) -> Bytes) -> Option<&Bytes> {
+        self.kept(&self.0.tags, style, build)
+    }
+
+    fn kept<'a>(
+        &'a self,
+        slot: &'a OnceLock<Wire>,
+        style: u64,
+        build: impl FnOnce(&[Packet]) -> Bytes,
+    ) -> Option<&'a Bytes> {
+        let wire = slot.get_or_init(|| Wire { style, bytes: build(&self.0.packets) });
         (wire.style == style).then_some(&wire.bytes)
     }
 }

@@ -93,6 +93,12 @@ impl SendQueue {
         self.items.push_back(Item::Control(bytes));
     }
 
+    /// Bytes that must arrive, ahead of everything that waits.
+    pub fn control_first(&mut self, bytes: Bytes) {
+        self.control_bytes += bytes.len();
+        self.items.push_front(Item::Control(bytes));
+    }
+
     /// What a joiner is sent first, whatever its size: its source is bounded already.
     pub fn join(&mut self, burst: &[Packet]) {
         for packet in burst {

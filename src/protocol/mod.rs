@@ -3,6 +3,7 @@
 
 pub mod amf;
 pub mod dash;
+pub mod feed;
 pub mod flv;
 pub mod hls;
 pub mod mp4;

@@ -1,19 +1,19 @@
 //! What a stream counts.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
 use crate::media::codec::{self, AudioCodec, AudioInfo, Codec, VideoCodec, VideoInfo};
 
-/// What a stream counts while it runs. Read at any time by anybody, written by the stream alone.
+/// What a stream counts while it runs. Read at any time by anybody; written by the stream and by those who watch it.
 #[derive(Debug, Default)]
 pub struct StreamCounters {
     /// Tells this stream from another one of the same name before or after it.
     pub id: u64,
     pub publishing: AtomicBool,
-    pub players: AtomicU32,
+    pub players: Players,
     pub bytes_in: AtomicU64,
     pub packets_in: AtomicU64,
     /// Messages nobody could read, and tracks nobody asked for.
@@ -63,5 +63,71 @@ impl StreamCounters {
         if let Ok(mut about) = self.about.lock() {
             change(&mut about);
         }
+    }
+}
+
+/// How somebody watches a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Rtmp,
+    HttpFlv,
+    WsFlv,
+    HttpTs,
+    WsTs,
+    HttpMp4,
+    WsMp4,
+    Hls,
+    Dash,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 9] = [
+        Self::Rtmp,
+        Self::HttpFlv,
+        Self::WsFlv,
+        Self::HttpTs,
+        Self::WsTs,
+        Self::HttpMp4,
+        Self::WsMp4,
+        Self::Hls,
+        Self::Dash,
+    ];
+
+    /// The word it goes by in logs and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rtmp => "rtmp",
+            Self::HttpFlv => "http-flv",
+            Self::WsFlv => "ws-flv",
+            Self::HttpTs => "http-ts",
+            Self::WsTs => "ws-ts",
+            Self::HttpMp4 => "http-mp4",
+            Self::WsMp4 => "ws-mp4",
+            Self::Hls => "hls",
+            Self::Dash => "dash",
+        }
+    }
+}
+
+/// Who watches a stream, by protocol.
+#[derive(Debug, Default)]
+pub struct Players([AtomicU32; Protocol::ALL.len()]);
+
+impl Players {
+    pub fn come(&self, protocol: Protocol) {
+        self.0[protocol as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn go(&self, protocol: Protocol) {
+        self.0[protocol as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn of(&self, protocol: Protocol) -> u32 {
+        self.0[protocol as usize].load(Ordering::Relaxed)
+    }
+
+    /// Over all protocols.
+    pub fn total(&self) -> u32 {
+        self.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 }

@@ -1,13 +1,17 @@
 //! What actors share: sockets, writing, exit reports, who is counted, which streams exist.
 
+pub mod body;
 pub mod census;
 pub mod counters;
 pub mod deadlines;
 pub mod directory;
+pub mod disk;
+pub mod hang_up;
 pub mod link;
 pub mod outbox;
 pub mod output;
 pub mod restart;
 pub mod socket;
 pub mod tls;
+pub mod viewers;
 pub mod wakeup;

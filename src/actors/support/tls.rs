@@ -9,6 +9,7 @@ use std::{
 use rustls::{
     ServerConfig, ServerConnection,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
 };
 
 use crate::config::TlsFiles;
@@ -28,6 +29,8 @@ pub enum TlsError {
     NoCertificate { path: PathBuf },
     #[error("cannot load certificate key \"{}\": {error}", path.display())]
     Key { path: PathBuf, error: rustls::pki_types::pem::Error },
+    #[error("TLS cannot be set up: {0}")]
+    Protocol(rustls::Error),
     #[error("certificate \"{}\" and key \"{}\" do not work: {error}", files.certificate.display(), files.key.display())]
     Pair { files: TlsFiles, error: rustls::Error },
 }
@@ -55,7 +58,31 @@ impl TlsAcceptor {
     }
 }
 
+/// Reads a certificate with its key, for whoever chooses between several.
+pub fn certified_key(files: &TlsFiles) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, key) = read_pair(files)?;
+    let pair = |error| TlsError::Pair { files: files.clone(), error };
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let signing = provider.key_provider.load_private_key(key).map_err(pair)?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        // A kind of key that cannot be compared may be right.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Err(error) => Err(pair(error)),
+    }
+}
+
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let (chain, key) = read_pair(files)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map(Arc::new)
+        .map_err(|error| TlsError::Pair { files: files.clone(), error })
+}
+
+fn read_pair(files: &TlsFiles) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let certificate = |error| TlsError::Certificate { path: files.certificate.clone(), error };
     let chain = CertificateDer::pem_file_iter(&files.certificate)
         .map_err(certificate)?
@@ -66,12 +93,7 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     }
     let key =
         PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::Key { path: files.key.clone(), error })?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map(Arc::new)
-        .map_err(|error| TlsError::Pair { files: files.clone(), error })
+    Ok((chain, key))
 }
 
 /// Whether a socket error is the peer's leaving rather than a fault.

@@ -10,7 +10,7 @@
 //! Paths are relative to where the page is mounted, and so are all addresses in it: it works below a location, or behind
 //! another server's.
 
-use std::sync::atomic::Ordering;
+mod live;
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -19,78 +19,21 @@ use actix_web::{
         header::{self, ContentType},
     },
 };
-use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
-use crate::{
-    actors::support::{counters::StreamCounters, directory::Directory},
-    media::{codec::Codec, key::StreamKey},
-};
-
-/// What the page is told of the server.
-#[derive(Debug, Serialize)]
-pub struct Live {
-    /// The server's clock: from it players learn how old a picture is.
-    pub now_ms: u64,
-    /// Where RTMP is taken, as those who look at the page reach it. None: nowhere that a page could name.
-    pub rtmp_port: Option<u16>,
-    /// Names of applications that take streams, the one to propose first.
-    pub applications: Vec<String>,
-    pub streams: Vec<Stream>,
-}
-
-/// A stream that somebody publishes now.
-#[derive(Debug, Serialize, PartialEq)]
-pub struct Stream {
-    pub app: String,
-    pub name: String,
-    pub since_s: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub video: Option<Video>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audio: Option<Audio>,
-    pub viewers: u32,
-}
-
-/// What the headers of a picture say. What they leave open is left out.
-#[derive(Debug, Serialize, PartialEq)]
-pub struct Video {
-    pub codec: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub width: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub height: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fps: Option<f32>,
-    /// For `MediaSource.isTypeSupported`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub codecs: Option<String>,
-}
-
-/// What the headers of a sound say.
-#[derive(Debug, Serialize, PartialEq)]
-pub struct Audio {
-    pub codec: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub channels: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sample_rate: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub codecs: Option<String>,
-}
-
-/// The streams of one server (`vhost` is its id) that are published now and that `is_shown` lets through.
-pub fn streams(directory: &Directory, vhost: &str, now: Instant, is_shown: impl Fn(&StreamKey) -> bool) -> Vec<Stream> {
-    let entries = directory.published(vhost);
-    entries.iter().filter(|(key, _)| is_shown(key)).map(|(key, counters)| Stream::new(key, counters, now)).collect()
-}
+pub use live::{Live, Stream};
 
 /// Answers a GET or HEAD for the page or one of its parts. `path` is what follows the mount, with its first slash;
 /// `live` is asked only when the list is wanted. None: nothing of the page's.
 pub fn answer(path: &str, request: &HttpRequest, live: impl FnOnce() -> Live) -> Option<HttpResponse> {
     match path {
-        "/" | "" => Some(document(INDEX, path, Framing::Nobody, request)),
+        "/" => Some(document(INDEX, path, Framing::Nobody, request)),
+        // Without its last slash the mount's address would lead beside it.
+        "" => Some(
+            HttpResponse::PermanentRedirect()
+                .insert_header((header::LOCATION, format!("{}/", request.path())))
+                .finish(),
+        ),
         "/live.json" => Some(list(&live())),
         _ => match path.strip_prefix("/-/") {
             Some(name) => PARTS.iter().find(|part| part.name == name).map(|part| asset(part, request)),
@@ -100,37 +43,6 @@ pub fn answer(path: &str, request: &HttpRequest, live: impl FnOnce() -> Live) ->
                 .filter(|stream| stream.contains('/'))
                 .map(|_| document(PLAY, path, Framing::Anybody, request)),
         },
-    }
-}
-
-impl Stream {
-    fn new(key: &StreamKey, counters: &StreamCounters, now: Instant) -> Self {
-        let about = counters.about();
-        let video = about.video.map(|(codec, info)| {
-            let (width, height) = info.as_ref().map_or((0, 0), |info| (info.width, info.height));
-            let is_known = width > 0 && height > 0;
-            Video {
-                codec: Codec::Video(codec).name(),
-                width: is_known.then_some(width),
-                height: is_known.then_some(height),
-                fps: info.as_ref().and_then(|info| info.fps),
-                codecs: info.map(|info| info.codec_string),
-            }
-        });
-        let audio = about.audio.map(|(codec, info)| Audio {
-            codec: Codec::Audio(codec).name(),
-            channels: info.as_ref().and_then(|info| info.channels),
-            sample_rate: info.as_ref().map(|info| info.rate),
-            codecs: info.map(|info| info.codec_string),
-        });
-        Self {
-            app: key.app.to_string(),
-            name: key.name.to_string(),
-            since_s: about.since.map_or(0, |since| now.saturating_duration_since(since).as_secs()),
-            video,
-            audio,
-            viewers: counters.players.load(Ordering::Relaxed),
-        }
     }
 }
 
@@ -223,13 +135,10 @@ const TAG_BYTES: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use actix_web::{body::to_bytes, test::TestRequest};
     use bytes::Bytes;
 
     use super::*;
-    use crate::media::codec::{AudioCodec, VideoCodec};
 
     fn nothing_live() -> Live {
         Live { now_ms: 5, rtmp_port: Some(1935), applications: vec!["live".into()], streams: Vec::new() }
@@ -303,22 +212,5 @@ mod tests {
         for path in ["/x", "/-/", "/-/mod.rs", "/play", "/play/", "/play/live", "/live.json/"] {
             assert!(get(path).is_none(), "{path}");
         }
-    }
-
-    #[actix::test]
-    async fn the_list_tells_what_headers_told() {
-        let counters = StreamCounters::default();
-        let now = Instant::now();
-        counters.begin(now);
-        counters.describe(Codec::Video(VideoCodec::Hevc), &[]);
-        counters.describe(Codec::Audio(AudioCodec::Aac), &[0x12, 0x10]);
-        let key = StreamKey::parse("default", "live", "x").expect("a good name");
-        let stream = || Stream::new(&key, &counters, now + Duration::from_secs(90));
-        let expected = "{\"now_ms\":5,\"rtmp_port\":1935,\"applications\":[\"live\"],\"streams\":[{\"app\":\"live\",\
-            \"name\":\"x\",\"since_s\":90,\"video\":{\"codec\":\"H265\"},\"audio\":{\"codec\":\"AAC\",\"channels\":2,\
-            \"sample_rate\":44100,\"codecs\":\"mp4a.40.2\"},\"viewers\":0}]}";
-        assert_eq!(text(list(&Live { streams: vec![stream()], ..nothing_live() })).await, expected);
-        counters.end();
-        assert_eq!((stream().video, stream().audio, stream().since_s), (None, None, 0));
     }
 }

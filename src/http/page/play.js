@@ -17,6 +17,7 @@ const media = (suffix) => new URL(`${suffix.startsWith('/') ? path.replace(/\/$/
 const player = new LivePlayer(video, { mp4: media('.mp4'), hls: media('/index.m3u8') });
 let stream = null;
 let port = null;
+let shownAddresses = '';
 let isListed = null;
 let clock = null;
 
@@ -98,7 +99,9 @@ async function refresh() {
       player.clockOffsetMs = clock.offset_ms;
       stream = live.streams.find((one) => `${one.app}/${one.name}` === id) ?? null;
       isListed = stream !== null;
-      if (port !== live.rtmp_port) {
+      const known = `${live.rtmp_port} ${stream?.outputs}`;
+      if (known !== shownAddresses) {
+        shownAddresses = known;
         port = live.rtmp_port;
         showAddresses();
       }
@@ -119,7 +122,7 @@ function showFacts() {
 
 function showAddresses() {
   const base = location.origin.startsWith('http') ? location.href.split('?')[0] : '';
-  const rows = {
+  const all = {
     RTMP: `${rtmpBase(port)}/${path}${location.search}`,
     HLS: media('/index.m3u8'),
     DASH: media('/manifest.mpd'),
@@ -128,6 +131,9 @@ function showAddresses() {
     TS: media('.ts'),
     Embed: `<iframe src="${base}" width="640" height="360" allow="autoplay; fullscreen; picture-in-picture" allowfullscreen></iframe>`,
   };
+  // What the application does not offer is not shown; of a stream that is not there nothing is known.
+  const offers = stream?.outputs ?? ['hls', 'dash', 'flv', 'mp4', 'ts'];
+  const rows = Object.fromEntries(Object.entries(all).filter(([label]) => ['RTMP', 'Embed'].includes(label) || offers.includes(label.toLowerCase())));
   $('addresses').replaceChildren(
     ...Object.entries(rows).map(([label, text]) => {
       const row = document.createElement('div');

@@ -21,6 +21,14 @@ pub struct AacConfig {
     pub ps: bool,
 }
 
+impl AacConfig {
+    /// Samples a frame comes out as, at the output rate: twice the core's under HE-AAC.
+    pub fn output_samples(&self) -> Option<u32> {
+        let samples = u64::from(self.frame_samples) * u64::from(self.rate) / u64::from(self.core_rate);
+        u32::try_from(samples).ok().filter(|samples| *samples > 0)
+    }
+}
+
 pub(super) fn info(record: &[u8]) -> Option<AudioInfo> {
     let config = parse(record)?;
     let (profile, object_type) = match config.object_type {

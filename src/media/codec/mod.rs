@@ -112,6 +112,19 @@ pub fn audio_info(codec: AudioCodec, record: &[u8]) -> Option<AudioInfo> {
     }
 }
 
+/// How many samples a frame decodes to, at the rate that [`AudioInfo`] names. `None`: the frame makes no sense, or nobody
+/// here knows the codec.
+pub fn audio_frame_samples(codec: AudioCodec, record: &[u8], frame: &[u8]) -> Option<u32> {
+    match codec {
+        AudioCodec::Aac => aac::parse(record)?.output_samples(),
+        AudioCodec::Opus => opus::frame_samples(frame),
+        AudioCodec::Flac => flac::frame_samples(frame),
+        AudioCodec::Mp3 => mp3::frame_samples(frame),
+        AudioCodec::Ac3 | AudioCodec::Eac3 => ac3::parse(frame).map(|header| header.samples),
+        AudioCodec::Flv(_) | AudioCodec::Other(_) => None,
+    }
+}
+
 /// Four characters that name a codec.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FourCc(pub [u8; 4]);

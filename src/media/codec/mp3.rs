@@ -32,6 +32,21 @@ pub(super) fn info(frame: &[u8]) -> Option<AudioInfo> {
     Some(AudioInfo { rate, channels: Some(channels), profile: "", codec_string: format!("mp4a.40.{object_type}") })
 }
 
+/// How many samples a frame holds.
+pub fn frame_samples(frame: &[u8]) -> Option<u32> {
+    let &[0xff, second, ..] = frame else {
+        return None;
+    };
+    let full_rate = second >> 3 & 3 == 3;
+    match second >> 1 & 3 {
+        1 if full_rate => Some(1152),
+        1 => Some(576),
+        2 => Some(1152),
+        3 => Some(384),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +62,7 @@ mod tests {
             ("fffd9064", 44_100, 2, "mp4a.40.33"),
         ] {
             let info = info(&hex(frame)).unwrap();
+            assert_eq!(frame_samples(&hex(frame)), Some(if rate >= 32_000 { 1152 } else { 576 }));
             assert_eq!(
                 (info.rate, info.channels, info.codec_string.as_str()),
                 (rate, Some(channels), codec),

@@ -1,3 +1,5 @@
-//! FLV: the media message bodies that RTMP carries.
+//! FLV tags, which are also the bodies of RTMP messages; what they mean to a muxer; FLV as a stream.
 
+pub mod sample;
+pub mod stream;
 pub mod tag;

@@ -1,1 +1,9 @@
 //! HLS: playlists and the windows of segments behind them.
+//!
+//! `window` is what one rendition holds in memory: initialisations, segments, their parts. `playlist` says what is in it, to many who ask at
+//! once, and decides who has to wait; `dash::manifest` says the same in DASH. `date` places media time on the wall clock, once for all
+//! renditions of a stream.
+
+pub mod date;
+pub mod playlist;
+pub mod window;

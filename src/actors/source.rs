@@ -1,0 +1,114 @@
+//! What can be listened to: a stream, or an endless format made of it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use actix::prelude::*;
+
+use super::support::counters::StreamCounters;
+use crate::media::packet::{Batch, Packet};
+
+/// A stream or a feed, as those who listen know it. It lives as long as somebody holds this.
+#[derive(Clone)]
+pub struct Source {
+    /// Tells this source from every other one of the process, also from those of the same name before and after it.
+    pub id: u64,
+    pub to: Recipient<Listen>,
+    /// Those of the stream, also where a feed stands between.
+    pub counters: Arc<StreamCounters>,
+}
+
+/// To a source: who listens to it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum Listen {
+    /// From the next packet on this subscriber is told everything.
+    Join { subscriber: u64, to: Recipient<Deliver> },
+    /// A subscriber has a new listener. If somebody publishes, the subscriber is told in a [`Deliver::Begin`] for this
+    /// listener what a late joiner needs, in order with everything else it is told.
+    CatchUp { subscriber: u64, listener: u64 },
+    /// This subscriber is told nothing more.
+    Leave { subscriber: u64 },
+}
+
+/// What a subscriber is told: every sink handles this one message.
+#[derive(Message, Clone)]
+#[rtype(result = "()")]
+pub enum Deliver {
+    /// A publisher is there, or another one has taken over; these packets come first. For one listener who has just
+    /// come, or else for all.
+    Begin { listener: Option<u64>, burst: Arc<[Packet]> },
+    /// The next packets. `gap`: something before them was lost on the way here.
+    Media { batch: Batch, gap: bool },
+    /// The publisher is gone.
+    End,
+}
+
+/// Under which a source knows its next subscriber.
+pub fn next_subscriber() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Who listens to one source.
+#[derive(Default)]
+pub struct Subscribers(Vec<Subscriber>);
+
+struct Subscriber {
+    id: u64,
+    to: Recipient<Deliver>,
+    /// Its mailbox was full: the next delivery tells it so.
+    missed: bool,
+}
+
+impl Subscribers {
+    pub fn join(&mut self, id: u64, to: Recipient<Deliver>) {
+        self.0.push(Subscriber { id, to, missed: false });
+    }
+
+    pub fn leave(&mut self, id: u64) {
+        self.0.retain(|subscriber| subscriber.id != id);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hands everybody the next packets. Who has no room misses them, and is told so in the next delivery; who is gone is
+    /// forgotten.
+    pub fn deliver(&mut self, batch: &Batch, gap: bool, counters: &StreamCounters) {
+        self.0.retain_mut(|subscriber| {
+            let gap = gap || subscriber.missed;
+            match subscriber.to.try_send(Deliver::Media { batch: batch.clone(), gap }) {
+                Ok(()) => subscriber.missed = false,
+                Err(SendError::Full(_)) => {
+                    subscriber.missed = true;
+                    counters.missed_deliveries.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(SendError::Closed(_)) => return false,
+            }
+            true
+        });
+    }
+
+    /// Tells everybody what nobody may miss. It happens once a publish, so it need not ask whether there is room.
+    pub fn tell(&self, message: &Deliver) {
+        for subscriber in &self.0 {
+            subscriber.to.do_send(message.clone());
+        }
+    }
+
+    /// Tells a subscriber what its new listener is sent first.
+    pub fn begin(&self, id: u64, listener: u64, burst: impl FnOnce() -> Arc<[Packet]>) {
+        if let Some(subscriber) = self.0.iter().find(|subscriber| subscriber.id == id) {
+            // Once for each who joins, and without it that one would never start.
+            subscriber.to.do_send(Deliver::Begin { listener: Some(listener), burst: burst() });
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Everything between the decision to send and the body of one HTTP answer that never ends.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    media::{
+        packet::{Batch, Packet, PacketKind},
+        queue::{Drops, Item, QueueRules, SendQueue},
+    },
+    protocol::flv::stream::{self, FlvForm, Opening, Tracks},
+};
+
+/// The sending side of a viewer. Its actor, its audience and the answer share it: all three live on one thread, and none
+/// calls another while it holds it.
+pub type SharedBody = Rc<RefCell<Body>>;
+
+/// The queue of one viewer, in the form its answer has. The answer takes out what waits whenever its connection has room;
+/// until then things only queue.
+pub struct Body {
+    queue: SendQueue,
+    form: Form,
+    /// The answer waits for something to come.
+    waker: Option<Waker>,
+    end: Option<End>,
+    taken: u64,
+}
+
+/// What the bytes of an answer are.
+pub enum Form {
+    Flv(Box<FlvBody>),
+    /// Packets are pieces of the answer as they are.
+    Ready,
+}
+
+/// An FLV file in the making.
+pub struct FlvBody {
+    tags: FlvForm,
+    /// Until it is known what is in the stream nothing is sent.
+    opening: Option<Opening>,
+    has: Tracks,
+    from_zero: bool,
+    /// The first frame has set the viewer's clock.
+    has_begun: bool,
+}
+
+/// The answer was broken off: its viewer must not take it for a whole one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer was broken off")]
+pub struct BrokenOff;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What waits is still sent.
+    Whole,
+    /// It ends where it is.
+    BrokenOff,
+}
+
+impl Form {
+    /// With `from_zero` the viewer's clock starts with its first frame.
+    pub fn flv(wants: Tracks, from_zero: bool) -> Self {
+        let opening = Some(Opening::new(wants));
+        Self::Flv(Box::new(FlvBody { tags: FlvForm::new(wants), opening, has: wants, from_zero, has_begun: false }))
+    }
+}
+
+impl Body {
+    pub fn new(form: Form, rules: QueueRules) -> Self {
+        let mut queue = SendQueue::new(rules);
+        if let Form::Flv(flv) = &form {
+            queue.want_audio(flv.tags.wants.audio);
+            queue.want_video(flv.tags.wants.video);
+        }
+        Self { queue, form, waker: None, end: None, taken: 0 }
+    }
+
+    /// A publisher is there: the packets that come first.
+    pub fn begin(&mut self, burst: &[Packet]) {
+        if self.end.is_none() {
+            self.see(burst);
+            self.queue.restart();
+            self.queue.join(burst);
+        }
+    }
+
+    /// The source's next packets. `gap`: some before them were lost on the way here.
+    pub fn offer(&mut self, batch: &Batch, gap: bool) {
+        if self.end.is_some() {
+            return;
+        }
+        if self.see(batch.packets()) {
+            return self.finish();
+        }
+        if gap {
+            self.queue.gap();
+        }
+        self.queue.offer(batch);
+    }
+
+    /// Tells the answer that something waits.
+    pub fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// What waits is the last that is sent.
+    pub fn finish(&mut self) {
+        self.end.get_or_insert(End::Whole);
+        self.wake();
+    }
+
+    /// Nothing more is sent, and the answer ends as one that was broken off.
+    pub fn break_off(&mut self) {
+        self.end = Some(End::BrokenOff);
+        self.queue.pause(true);
+        self.wake();
+    }
+
+    /// The next bytes of the answer: everything that waits, up to what one write is worth.
+    pub fn poll_bytes(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        if self.end == Some(End::BrokenOff) {
+            return Poll::Ready(Some(Err(BrokenOff)));
+        }
+        if let Some(bytes) = self.take() {
+            self.taken += bytes.len() as u64;
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        if self.end.is_some() {
+            return Poll::Ready(None);
+        }
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
+            self.waker = Some(task.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Something waits, and the answer has not come for it: its connection is full.
+    pub fn is_blocked(&self) -> bool {
+        self.waker.is_none() && !self.queue.is_empty()
+    }
+
+    /// Bytes the answer has taken so far.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub fn drops(&self) -> Drops {
+        self.queue.drops()
+    }
+
+    /// Takes note of what comes; `true` if the viewer's clock is used up and this is a good moment to send it away.
+    fn see(&mut self, packets: &[Packet]) -> bool {
+        let Form::Flv(flv) = &mut self.form else { return false };
+        if let Some(opening) = &mut flv.opening {
+            packets.iter().for_each(|packet| opening.see(packet));
+            if let Some(has) = opening.decided() {
+                flv.opening = None;
+                flv.has = has;
+                self.queue.control_first(stream::header(has));
+            }
+        }
+        if !flv.has_begun
+            && let Some(first) = packets.iter().find(|packet| packet.is_frame())
+        {
+            flv.has_begun = true;
+            flv.tags.begin(first.time_ms(), flv.from_zero);
+        }
+        let is_start = |packet: &Packet| packet.is_keyframe() || !flv.has.video;
+        packets.iter().any(|packet| is_start(packet) && flv.tags.is_used_up(packet.time_ms()))
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        if matches!(&self.form, Form::Flv(flv) if flv.opening.is_some()) {
+            return None;
+        }
+        let mut item = self.queue.pop()?;
+        // What is alone goes as it is; what has piled up goes together.
+        if let Some(bytes) = self.whole(&item).filter(|bytes| self.queue.is_empty() || bytes.len() >= WRITE_BYTES) {
+            return Some(bytes);
+        }
+        let mut out = BytesMut::with_capacity(WRITE_BYTES.min(self.queue.bytes() + SLACK_BYTES));
+        loop {
+            self.write(&mut out, &item);
+            if out.len() >= WRITE_BYTES {
+                break;
+            }
+            let Some(next) = self.queue.pop() else { break };
+            item = next;
+        }
+        // Nothing of what was popped may have been for this viewer.
+        if out.is_empty() { self.take() } else { Some(out.freeze()) }
+    }
+
+    /// The bytes of an item where they need not be made.
+    fn whole(&self, item: &Item) -> Option<Bytes> {
+        let bytes = match (item, &self.form) {
+            (Item::Control(bytes), _) => bytes,
+            (Item::Batch(batch), Form::Flv(flv)) => flv.tags.shared(batch)?,
+            (Item::Batch(batch), Form::Ready) if batch.packets().len() == 1 => batch.packets().first()?.payload(),
+            (Item::Packet(packet), Form::Ready) => packet.payload(),
+            _ => return None,
+        };
+        (!bytes.is_empty()).then(|| bytes.clone())
+    }
+
+    fn write(&self, out: &mut BytesMut, item: &Item) {
+        match item {
+            Item::Control(bytes) => out.extend_from_slice(bytes),
+            Item::Batch(batch) => match &self.form {
+                Form::Flv(flv) if let Some(bytes) = flv.tags.shared(batch) => out.extend_from_slice(bytes),
+                _ => batch.packets().iter().for_each(|packet| self.write_packet(out, packet)),
+            },
+            Item::Packet(packet) => self.write_packet(out, packet),
+        }
+    }
+
+    fn write_packet(&self, out: &mut BytesMut, packet: &Packet) {
+        match &self.form {
+            Form::Flv(flv) if packet.kind() == PacketKind::Metadata => flv.tags.write_metadata(out, packet, flv.has),
+            Form::Flv(flv) => flv.tags.write(out, packet),
+            Form::Ready => out.extend_from_slice(packet.payload()),
+        }
+    }
+}
+
+/// One write is worth about this much; what waits beyond it can still be dropped.
+const WRITE_BYTES: usize = 32 * 1024;
+
+/// Room for what tags add to the packets that wait.
+const SLACK_BYTES: usize = 1024;
