@@ -27,6 +27,7 @@ use crate::{
             census::Census,
             directory::Directory,
             tls::{TlsAcceptor, TlsError},
+            viewers::Viewers,
         },
     },
     config::{Config, Endpoint, Listen, ListenAddress},
@@ -173,9 +174,10 @@ async fn serve(
         logs: logs.access.clone(),
     });
     let http = http::server::start(&site, http, &handles);
+    let viewers = house.viewers.clone();
     let listener = Listener::new(house, ports, handles, count, listener_alive).start();
 
-    let mut finish = Finish { listener, http, connections, patience: config.process.worker_shutdown_timeout };
+    let mut finish = Finish { listener, http, viewers, connections, patience: config.process.worker_shutdown_timeout };
     let mut gone = Box::pin(async move {
         tokio::select! {
             _ = router_gone => "router",
@@ -241,6 +243,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 struct Finish {
     listener: Addr<Listener>,
     http: Running,
+    viewers: Viewers,
     connections: watch::Receiver<usize>,
     patience: Option<Duration>,
 }
@@ -268,6 +271,10 @@ impl Finish {
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
         let _ = self.listener.send(CloseAll).await;
+        // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
+        if self.viewers.dismiss("the server is ending", |_| true) > 0 {
+            let _ = timeout(VIEWERS_LEAVE, self.viewers.gone()).await;
+        }
         self.http.close_all();
         let left = async {
             let _ = self.connections.wait_for(|left| *left == 0).await;
@@ -343,6 +350,9 @@ const MEMORY_TICK: Duration = Duration::from_secs(1);
 
 /// Large enough to be a matter between the allocator and the system; never touched, so it costs address space only.
 const UNTOUCHED_BYTES: usize = 1 << 20;
+
+/// How long viewers over HTTP have to read the end of their answers.
+const VIEWERS_LEAVE: Duration = Duration::from_millis(500);
 
 /// How long the end of the process waits for peers to read the last words and close.
 const LAST_WORDS: Duration = Duration::from_secs(1);

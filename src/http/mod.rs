@@ -5,6 +5,7 @@
 //! - [`tls`]: certificates by name.
 //! - [`nginx`]: what nginx's `http {}` says about a request: servers, locations, files, error pages.
 //! - [`address`]: media addresses, `/APP/NAME.flv` and so on.
+//! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
 //! - [`page`]: what is live, and a player of our own.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
@@ -28,6 +29,7 @@ use crate::{
 };
 
 pub mod address;
+pub mod live;
 pub mod nginx;
 pub mod page;
 pub mod server;
@@ -96,12 +98,13 @@ fn page(site: &Site, path: &str, request: &HttpRequest) -> HttpResponse {
     answer.unwrap_or_else(|| HttpResponse::NotFound().finish())
 }
 
-async fn play(_: &Site, asked: &MediaRequest, request: &HttpRequest, _: web::Payload) -> HttpResponse {
+async fn play(site: &Site, asked: &MediaRequest, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     if ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
         return method_not_allowed();
     }
     match asked.wanted {
-        Wanted::Endless(_) | Wanted::File(_) => HttpResponse::NotFound().finish(),
+        Wanted::Endless(format) => live::answer(site, asked, format, request, payload).await,
+        Wanted::File(_) => HttpResponse::NotFound().finish(),
     }
 }
 
