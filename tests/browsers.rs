@@ -47,10 +47,7 @@ const CASES: &[Case] = &[
 
 #[test]
 fn browsers_play_for_a_minute_and_outlive_a_publisher_that_comes_back() {
-    let server = TestServer::start(
-        "rtmp { server { listen 127.0.0.1:@port@; application live { live on; } } }
-         http { server { listen 127.0.0.1:@port2@; location / { player on; } } }",
-    );
+    let server = TestServer::start_without_a_file();
     let publisher = publish(&server);
     server.wait_for_log(&["live", "live/test"], START_DEADLINE);
     let mut browser = Browser::start(server.other_port(1), CASES);

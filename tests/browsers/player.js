@@ -30,7 +30,7 @@ const players = {
   async 'mpegts.js'() {
     await load('/lib/mpegts.js/dist/mpegts.js');
     const type = new URL(url).pathname.endsWith('.ts') ? 'mpegts' : 'flv';
-    const live = { enableStashBuffer: false, liveSync: true, liveSyncMaxLatency: 0.9, liveSyncTargetLatency: 0.4 };
+    const live = { enableStashBuffer: false, liveSync: true, liveSyncMaxLatency: 0.6, liveSyncTargetLatency: 0.3 };
     const player = mpegts.createPlayer({ type, isLive: true, url, cors: true }, live);
     player.on(mpegts.Events.ERROR, (kind, detail, info) => failed(`${kind} ${detail} ${info?.msg ?? ''}`));
     player.on(mpegts.Events.LOADING_COMPLETE, () => failed('the stream ended'));
