@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::format::Format;
 use super::fragment::{FragmentSample, Run, fragment};
 use super::init::{InitTrack, init};
-use super::source::{Gate, Tracks};
+use super::source::{Gate, MAX_BACK_MS, Tracks};
 use super::track::{Dresser, Timed, TrackClock};
 use crate::media::packet::Track;
 use crate::protocol::flv::sample::{MuxInput, Sample};
@@ -174,6 +174,15 @@ impl Chunker {
         };
         let dresser = || Dresser::new(format);
         if let Some(gate) = &mut self.gate {
+            if gate.is_jump(&sample, self.rules.max_segment_ms.into()) {
+                // What waits is all there is of its time.
+                if !gate.has_begun() {
+                    self.gate = Some(Gate::default());
+                } else {
+                    self.begin();
+                }
+                return self.push_sample(sample, wall_ms);
+            }
             gate.push(sample, wall_ms, |sample| dresser().is_random_access(sample));
             if gate.is_open(&self.tracks) {
                 self.begin();
@@ -199,10 +208,9 @@ impl Chunker {
 
     /// The gate is open: its samples go where all others go.
     fn begin(&mut self) {
-        let Some((samples, start)) = self.gate.take().and_then(Gate::into_samples) else {
+        let Some((samples, start_ms, wall_ms)) = self.gate.take().and_then(Gate::into_samples) else {
             return;
         };
-        let (start_ms, wall_ms) = start;
         let had_output = self.video.is_some() || self.audio.is_some();
         if had_output {
             self.out.push(Chunk::Discontinuity);
@@ -215,23 +223,23 @@ impl Chunker {
         self.start_ms = start_ms;
         (self.video_stalled, self.has_newcomer) = (false, false);
 
-        let has = |track| samples.iter().any(|sample| sample.track == track);
+        let has = |track| samples.iter().any(|(sample, _)| sample.track == track);
         self.begin_lane(Track::Video, has(Track::Video));
         self.begin_lane(Track::Audio, has(Track::Audio));
         for lane in [&mut self.video, &mut self.audio].into_iter().flatten() {
             lane.clock.skip_to(start_ms);
             lane.segment_start_ms = start_ms;
-            let first = samples.iter().find(|sample| sample.track == Track::Video);
-            lane.independent =
-                lane.rendition == Rendition::Audio || first.is_some_and(|sample| lane.dresser.is_random_access(sample));
+            let first = samples.iter().find(|(sample, _)| sample.track == Track::Video);
+            lane.independent = lane.rendition == Rendition::Audio
+                || first.is_some_and(|(sample, _)| lane.dresser.is_random_access(sample));
         }
         let leader = if has(Track::Video) { &self.video } else { &self.audio };
         self.segment_start = leader.as_ref().map_or(0, |lane| lane.clock.ticks(start_ms));
-        for sample in samples {
-            let sample = Sample { dts_ms: sample.dts_ms.saturating_add(self.shift_ms), ..sample };
+        for (sample, _) in samples {
+            let dts_ms = sample.dts_ms.saturating_add(self.shift_ms);
             // Audio from before the first picture has no segment to be in.
-            if sample.dts_ms >= start_ms {
-                self.take(sample);
+            if dts_ms >= start_ms {
+                self.take(Sample { dts_ms, ..sample });
             }
         }
     }
@@ -677,8 +685,6 @@ const MAX_LAG_MS: i64 = 6000;
 const MAX_AHEAD_SAMPLES: usize = 6000;
 /// A segment that is longer than its target by less is still as long as it to a playlist, which rounds.
 const MAX_EXCESS_MS: u32 = 400;
-/// Less is disorder, which the clock of the track mends.
-const MAX_BACK_MS: i64 = 1000;
 /// 40 s at 6 Mbit/s.
 const MAX_PART_BYTES: usize = 32 << 20;
 const MAX_PART_SAMPLES: usize = 4096;

@@ -120,6 +120,20 @@ impl Gate {
         }
     }
 
+    /// The time of a track does not go on from where it was.
+    pub(super) fn is_jump(&self, sample: &Sample, longest_ms: i64) -> bool {
+        let before = self.samples.iter().rev().find(|(before, _)| before.track == sample.track);
+        before.is_some_and(|(before, _)| {
+            let step_ms = sample.dts_ms.saturating_sub(before.dts_ms);
+            step_ms < -MAX_BACK_MS || step_ms > longest_ms
+        })
+    }
+
+    /// There is something to begin with, were no more to come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_start || !self.has_video && self.has_audio
+    }
+
     pub(super) fn is_open(&self, tracks: &Tracks) -> bool {
         if self.samples.is_empty() {
             return false;
@@ -132,14 +146,12 @@ impl Gate {
         video && audio
     }
 
-    /// The samples from where to begin on, and that time with the wall clock's.
-    pub(super) fn into_samples(self) -> Option<(Vec<Sample>, (i64, i64))> {
-        let start = self
-            .samples
-            .iter()
-            .find(|(sample, _)| sample.track == Track::Video || !self.has_start)
-            .map(|(sample, wall_ms)| (sample.dts_ms, *wall_ms))?;
-        Some((self.samples.into_iter().map(|(sample, _)| sample).collect(), start))
+    /// The samples in order of time with when they came, and of the one to begin with its time and when it came.
+    pub(super) fn into_samples(mut self) -> Option<(Vec<(Sample, i64)>, i64, i64)> {
+        let first = self.samples.iter().find(|(sample, _)| sample.track == Track::Video || !self.has_start)?;
+        let (start_ms, wall_ms) = (first.0.dts_ms, first.1);
+        self.samples.sort_by_key(|(sample, _)| sample.dts_ms);
+        Some((self.samples, start_ms, wall_ms))
     }
 
     fn waited_ms(&self) -> i64 {
@@ -149,6 +161,8 @@ impl Gate {
 
 /// How much media a track may come later than the other and still be there from the beginning.
 const LATE_TRACK_MS: i64 = 1000;
+/// Less is disorder, which the clock of the track mends.
+pub(super) const MAX_BACK_MS: i64 = 1000;
 const RECOVERY_POINT_MS: i64 = 2000;
 const ANY_FRAME_MS: i64 = 5000;
 const MAX_WAITING_SAMPLES: usize = 4096;
