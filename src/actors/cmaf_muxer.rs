@@ -228,7 +228,10 @@ impl CmafMuxer {
             }
             // What is on its way to the disk is still listed when it gets there.
             Due::Stop if matches!(&self.sink, Sink::Disk(writer, _) if *writer.busy().borrow()) => {}
-            Due::Stop => ctx.stop(),
+            Due::Stop => {
+                info!(stream = %self.key, "segments stop: nobody needs them");
+                ctx.stop();
+            }
         }
     }
 }

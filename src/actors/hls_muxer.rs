@@ -234,7 +234,10 @@ impl HlsMuxer {
             }
             // What is on its way to the disk is still listed when it gets there.
             Due::Stop if self.sink.is_busy() => {}
-            Due::Stop => ctx.stop(),
+            Due::Stop => {
+                info!(stream = %self.key, "segments stop: nobody needs them");
+                ctx.stop();
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
+//! - [`playlist`]: HLS playlists as a player reads them.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -20,6 +21,7 @@ pub mod health;
 pub mod http;
 pub mod peer;
 pub mod playing;
+pub mod playlist;
 pub mod server;
 pub mod stream;
 pub mod tools;
