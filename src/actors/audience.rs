@@ -13,7 +13,10 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use actix::prelude::*;
@@ -55,8 +58,8 @@ pub struct Ticket {
 
 /// What a player brings to its place.
 pub struct Seat {
-    /// The id of the player's connection.
-    pub player: u64,
+    /// Tells this player from all others.
+    player: u64,
     pub protocol: Protocol,
     pub ear: Ear,
     /// What the player is told when a publisher comes, and when it goes.
@@ -102,20 +105,17 @@ struct Hall {
 
 impl Seat {
     /// Somebody who plays over RTMP.
-    pub fn rtmp(
-        player: u64,
-        output: SharedOutput,
-        begin_words: Bytes,
-        end_words: Bytes,
-        to: Recipient<PlayerNotice>,
-    ) -> Self {
-        let (protocol, ear) = (Protocol::Rtmp, Ear::Socket(output));
-        Self { player, protocol, ear, begin_words, end_words, to, begun: false, next: 0 }
+    pub fn rtmp(output: SharedOutput, begin_words: Bytes, end_words: Bytes, to: Recipient<PlayerNotice>) -> Self {
+        Self::new(Protocol::Rtmp, Ear::Socket(output), begin_words, end_words, to)
     }
 
     /// Somebody who watches over HTTP: the answer is all that is said to it.
-    pub fn http(player: u64, protocol: Protocol, body: SharedBody, to: Recipient<PlayerNotice>) -> Self {
-        let (ear, begin_words, end_words) = (Ear::Body(body), Bytes::new(), Bytes::new());
+    pub fn http(protocol: Protocol, body: SharedBody, to: Recipient<PlayerNotice>) -> Self {
+        Self::new(protocol, Ear::Body(body), Bytes::new(), Bytes::new(), to)
+    }
+
+    fn new(protocol: Protocol, ear: Ear, begin_words: Bytes, end_words: Bytes, to: Recipient<PlayerNotice>) -> Self {
+        let player = NEXT_PLAYER.fetch_add(1, Ordering::Relaxed);
         Self { player, protocol, ear, begin_words, end_words, to, begun: false, next: 0 }
     }
 
@@ -382,6 +382,8 @@ const MAX_BACKLOG: usize = 16;
 /// Deliveries that may wait while the arbiter is busy: about two seconds of a stream.
 const MAILBOX: usize = 64;
 
+static NEXT_PLAYER: AtomicU64 = AtomicU64::new(1);
+
 thread_local! {
     /// The audiences of this arbiter, by the id of their source.
     static HALLS: RefCell<HashMap<u64, Rc<Hall>>> = RefCell::default();
@@ -437,7 +439,7 @@ mod tests {
         let form = PlayForm::new(WireStyle { chunk_size: 128, repeat_extended: true }, false);
         let mut ears = Vec::new();
         let mut seats = Vec::new();
-        for id in 0..SEATS_A_STEP as u64 * 2 + 50 {
+        for _ in 0..SEATS_A_STEP * 2 + 50 {
             let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
             ours.set_nonblocking(true).and(theirs.set_nonblocking(true)).expect("both take it");
             let (_, writes) = socket::split(RawSocket::Unix(ours)).expect("the reactor has room");
@@ -446,7 +448,7 @@ mod tests {
             let mut output = Output::new(writes);
             output.play(form, RULES, false);
             let end = Bytes::from_static(b"end");
-            seats.push(Seat::rtmp(id, Rc::new(RefCell::new(output)), Bytes::new(), end, player.clone().recipient()));
+            seats.push(Seat::rtmp(Rc::new(RefCell::new(output)), Bytes::new(), end, player.clone().recipient()));
             ears.push(tokio::net::UnixStream::from_std(theirs).expect("the reactor has room"));
         }
         let audience = Audience::new(1, Rc::new(RefCell::new(seats))).start();
@@ -472,7 +474,7 @@ mod tests {
     async fn players_are_told_when_their_audience_is_gone() {
         let (seen, mut notices) = mpsc::channel(1);
         let output = Rc::new(RefCell::new(Output::new(Writes::closed())));
-        let seat = Seat::rtmp(7, output, Bytes::new(), Bytes::new(), Player(seen).start().recipient());
+        let seat = Seat::rtmp(output, Bytes::new(), Bytes::new(), Player(seen).start().recipient());
         let audience = Audience::new(1, Rc::new(RefCell::new(vec![seat]))).start();
         drop(audience);
         let notice = notices.recv().await;

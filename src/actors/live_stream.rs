@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
+    router::Opened,
     source::{Deliver, Listen, Subscribers},
     support::{
         counters::StreamCounters,
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     config::{DuplicatePublisher, Live, Meta},
     media::{
+        codec::{AudioCodec, Codec},
         gather::Gathered,
         gop::{GopCache, GopLimits},
         key::StreamKey,
@@ -51,8 +53,11 @@ pub struct LiveStream {
     newcomers: VecDeque<Newcomer>,
     subscribers: Subscribers,
     counters: Arc<StreamCounters>,
+    /// The codecs of picture and sound that `counters` were told of.
+    described: (Option<Codec>, Option<Codec>),
     /// When the log last told of a jump of the publisher's clock.
     jump_said: Option<Duration>,
+    herald: Herald,
     link: Link,
 }
 
@@ -119,11 +124,45 @@ pub enum Medium {
     Text,
 }
 
+/// What happens to a stream, for whoever makes something of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub enum StreamEvent {
+    /// Somebody was let in to publish; nothing may have come yet.
+    Published { key: StreamKey, opened: Opened },
+    /// The publisher left; another one may come.
+    Ended { key: StreamKey, id: u64 },
+    /// The stream itself is no more, however it went.
+    Gone { key: StreamKey, id: u64 },
+}
+
 /// The publisher is done.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct EndPublish {
     pub session: u64,
+}
+
+/// Tells of the stream, and by being dropped that it is gone.
+struct Herald {
+    key: StreamKey,
+    id: u64,
+    to: Option<Recipient<StreamEvent>>,
+}
+
+impl Herald {
+    /// At most twice a publish, and once for the stream: it may not get lost.
+    fn tell(&self, event: impl FnOnce(StreamKey, u64) -> StreamEvent) {
+        if let Some(to) = &self.to {
+            to.do_send(event(self.key.clone(), self.id));
+        }
+    }
+}
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        self.tell(|key, id| StreamEvent::Gone { key, id });
+    }
 }
 
 struct Publisher {
@@ -143,17 +182,16 @@ struct Newcomer {
 }
 
 impl LiveStream {
-    pub fn new(key: StreamKey, rules: Arc<Rules>, counters: Arc<StreamCounters>, link: Link) -> Self {
+    pub fn new(
+        key: StreamKey,
+        rules: Arc<Rules>,
+        counters: Arc<StreamCounters>,
+        events: Option<Recipient<StreamEvent>>,
+        link: Link,
+    ) -> Self {
+        let herald = Herald { key: key.clone(), id: counters.id, to: events };
         let live = &rules.live;
-        let cache = GopCache::new(GopLimits {
-            enabled: live.gop_cache || !live.cache_time.is_zero(),
-            max_bytes: live.gop_max_bytes,
-            max_ms: live.gop_max_time.as_millis() as u64,
-            max_frames: Some(live.gop_max_frame_count),
-            max_audio: Some(live.gop_max_audio_count),
-            max_video: Some(live.gop_max_video_count),
-            keep_ms: live.cache_time.as_millis() as u64,
-        });
+        let cache = GopCache::new(gop_limits(live));
         let timeline = Timeline::new(TimelineRules {
             max_forward_ms: live.fix_timestamp.as_millis() as i64,
             ..TimelineRules::default()
@@ -168,7 +206,9 @@ impl LiveStream {
             newcomers: VecDeque::new(),
             subscribers: Subscribers::default(),
             counters,
+            described: (None, None),
             jump_said: None,
+            herald,
             link,
         }
     }
@@ -205,6 +245,7 @@ impl LiveStream {
         let video = message.medium == Medium::Video;
         match tag::read(video, message.body) {
             Ok(Reading::Frame(frame)) => {
+                self.describe(&frame);
                 let placed = self.timeline.place(frame.track, message.time, frame.kind, frame.cts_ms, now);
                 if let Some(notice) = placed.notice {
                     self.note_clock(frame.track, notice, now);
@@ -230,6 +271,22 @@ impl LiveStream {
                 None
             }
         }
+    }
+
+    /// Codecs without a configuration are described by their first frame.
+    fn describe(&mut self, frame: &tag::Frame) {
+        let known = match frame.track {
+            Track::Video => &mut self.described.0,
+            _ => &mut self.described.1,
+        };
+        let is_config = frame.kind == PacketKind::Config;
+        if !is_config && *known == Some(frame.codec) {
+            return;
+        }
+        *known = Some(frame.codec);
+        let has_no_config = matches!(frame.codec, Codec::Audio(AudioCodec::Mp3 | AudioCodec::Ac3 | AudioCodec::Eac3));
+        let record = if is_config || has_no_config { frame.data() } else { Bytes::new() };
+        self.counters.describe(frame.codec, &record);
     }
 
     fn note_clock(&mut self, track: Track, notice: Notice, now: Duration) {
@@ -283,9 +340,11 @@ impl LiveStream {
 
     fn end_publisher(&mut self) {
         self.counters.publishing.store(false, Ordering::Relaxed);
+        self.counters.end();
         self.cache.clear();
         self.publisher = None;
         self.subscribers.tell(&Deliver::End);
+        self.herald.tell(|key, id| StreamEvent::Ended { key, id });
     }
 
     fn is_active(&self) -> bool {
@@ -306,7 +365,7 @@ impl Handler<Publish> for LiveStream {
     type Result = ResponseFuture<Result<Publication, NameInUse>>;
 
     fn handle(&mut self, asked: Publish, ctx: &mut Self::Context) -> Self::Result {
-        let in_use = match self.claim(&asked) {
+        let in_use = match self.claim(&asked, ctx) {
             Err(in_use) if self.newcomers.len() < MAX_NEWCOMERS => in_use,
             answer => return Box::pin(std::future::ready(answer)),
         };
@@ -314,14 +373,14 @@ impl Handler<Publish> for LiveStream {
         // the two do not come in order. So the refusal waits a moment for that end.
         let (answer, answered) = oneshot::channel();
         self.newcomers.push_back(Newcomer { asked, answer });
-        ctx.run_later(REFUSAL_WAITS, |stream, _| stream.answer_newcomer());
+        ctx.run_later(REFUSAL_WAITS, |stream, ctx| stream.answer_newcomer(ctx));
         Box::pin(async move { answered.await.unwrap_or(Err(in_use)) })
     }
 }
 
 impl LiveStream {
     /// Gives the stream to this publisher, or says who has it.
-    fn claim(&mut self, asked: &Publish) -> Result<Publication, NameInUse> {
+    fn claim(&mut self, asked: &Publish, ctx: &Context<Self>) -> Result<Publication, NameInUse> {
         let now = self.now();
         if let Some(publisher) = &self.publisher {
             if !self.may_replace(publisher, now) {
@@ -333,6 +392,9 @@ impl LiveStream {
             let _ = publisher.to.try_send(Replaced);
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
+        } else {
+            let opened = Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) };
+            self.herald.tell(|key, _| StreamEvent::Published { key, opened });
         }
         let Publish { session, peer, to } = asked;
         self.timeline.begin_session(now);
@@ -344,18 +406,20 @@ impl LiveStream {
             last_media: now,
             active: false,
         });
+        self.described = (None, None);
+        self.counters.begin(Instant::now());
         self.counters.publishing.store(true, Ordering::Relaxed);
         Ok(Publication { session: *session })
     }
 
     /// Answers the newcomer that has waited longest, whatever the answer is by now. Each brings one timer; a publisher's
     /// end answers one before its time, and then the last timer finds nobody.
-    fn answer_newcomer(&mut self) {
+    fn answer_newcomer(&mut self, ctx: &Context<Self>) {
         if let Some(Newcomer { asked, answer }) = self.newcomers.pop_front() {
             if answer.is_closed() {
                 return; // it did not wait
             }
-            let claimed = self.claim(&asked);
+            let claimed = self.claim(&asked, ctx);
             // If it is gone by now, its connection's end says so to nobody: the seat is given back here.
             if answer.send(claimed.clone()).is_err() && claimed.is_ok() {
                 self.end_publisher();
@@ -388,12 +452,12 @@ impl Handler<Ingest> for LiveStream {
 impl Handler<EndPublish> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, EndPublish { session }: EndPublish, _: &mut Self::Context) {
+    fn handle(&mut self, EndPublish { session }: EndPublish, ctx: &mut Self::Context) {
         let Some(publisher) = self.publisher.as_ref().filter(|publisher| publisher.session == session) else { return };
         let lasted = self.now().saturating_sub(publisher.began);
         debug!(stream = %self.key, seconds = lasted.as_secs(), "publisher gone");
         self.end_publisher();
-        self.answer_newcomer();
+        self.answer_newcomer(ctx);
     }
 }
 
@@ -421,6 +485,19 @@ impl std::fmt::Display for PeerName<'_> {
             Some(address) => address.fmt(f),
             None => f.write_str("unix:"),
         }
+    }
+}
+
+/// What late joiners are kept, as the configuration says.
+pub fn gop_limits(live: &Live) -> GopLimits {
+    GopLimits {
+        enabled: live.gop_cache || !live.cache_time.is_zero(),
+        max_bytes: live.gop_max_bytes,
+        max_ms: live.gop_max_time.as_millis() as u64,
+        max_frames: Some(live.gop_max_frame_count),
+        max_audio: Some(live.gop_max_audio_count),
+        max_video: Some(live.gop_max_video_count),
+        keep_ms: live.cache_time.as_millis() as u64,
     }
 }
 
@@ -501,7 +578,7 @@ mod tests {
     fn stream(live: Live) -> Addr<LiveStream> {
         let key = StreamKey::parse("default", "live", "test").expect("a good name");
         let link = Link::new(1, Parent.start().recipient());
-        LiveStream::new(key, Arc::new(Rules { live, amf: amf::Limits::DATA }), Arc::default(), link).start()
+        LiveStream::new(key, Arc::new(Rules { live, amf: amf::Limits::DATA }), Arc::default(), None, link).start()
     }
 
     async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {

@@ -12,7 +12,7 @@ use actix::prelude::*;
 use tracing::error;
 
 use super::{
-    live_stream::{LiveStream, Rules},
+    live_stream::{LiveStream, Rules, StreamEvent},
     source::Source,
     support::{
         counters::StreamCounters,
@@ -25,6 +25,8 @@ use crate::{config::Limits, media::key::StreamKey};
 pub struct Router {
     limits: Limits,
     directory: Directory,
+    /// Who is told what happens to streams.
+    events: Option<Recipient<StreamEvent>>,
     /// Streams that live, by their id: what to forget when one exits.
     names: HashMap<u64, StreamKey>,
     next_id: u64,
@@ -78,8 +80,14 @@ pub enum NoStream {
 }
 
 impl Router {
-    pub fn new(limits: Limits, directory: Directory, alive: tokio::sync::oneshot::Sender<()>) -> Self {
-        Self { limits, directory, names: HashMap::new(), next_id: 1, _alive: alive }
+    /// `events`: who is told what happens to streams.
+    pub fn new(
+        limits: Limits,
+        directory: Directory,
+        events: Option<Recipient<StreamEvent>>,
+        alive: tokio::sync::oneshot::Sender<()>,
+    ) -> Self {
+        Self { limits, directory, events, names: HashMap::new(), next_id: 1, _alive: alive }
     }
 
     /// Streams with a publisher and names that players wait for are counted apart: whoever asks for invented names keeps
@@ -100,10 +108,10 @@ impl Router {
         let link = Link::new(id, ctx.address().recipient());
         let OpenStream { key, rules, home, .. } = asked;
         let stream = LiveStream::start_in_arbiter(&home, {
-            let (key, counters) = (key.clone(), Arc::clone(&counters));
+            let (key, counters, events) = (key.clone(), Arc::clone(&counters), self.events.clone());
             move |ctx| {
                 ctx.set_mailbox_capacity(STREAM_MAILBOX);
-                LiveStream::new(key, rules, counters, link)
+                LiveStream::new(key, rules, counters, events, link)
             }
         });
         self.names.insert(id, key.clone());

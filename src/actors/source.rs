@@ -72,6 +72,14 @@ impl Subscribers {
         self.0.retain(|subscriber| subscriber.id != id);
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Hands everybody the next packets. Who has no room misses them, and is told so in the next delivery; who is gone is
     /// forgotten.
     pub fn deliver(&mut self, batch: &Batch, gap: bool, counters: &StreamCounters) {

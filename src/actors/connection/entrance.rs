@@ -29,7 +29,6 @@ use crate::{
     media::{
         gather::Gather,
         key::{NameError, StreamKey},
-        queue::QueueRules,
     },
     protocol::rtmp::{
         chunk::WireStyle,
@@ -303,12 +302,12 @@ impl Connection {
             enhanced_hevc: caps.takes_video(*b"hvc1"),
             ..PlayForm::new(chunks, live.interleave)
         };
-        self.output.borrow_mut().play(form, queue_rules(live, venue.max_packets), live.zero_start);
+        self.output.borrow_mut().play(form, venue.queue_rules(), live.zero_start);
         self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Playing, now);
         self.record.milestones.start = Some(now.into());
         self.record.played = true;
-        let seat = Seat::rtmp(self.id, self.output.clone(), begin_words, end_words, ctx.address().recipient());
+        let seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
         let ticket = audience::join(&opened.source(), seat);
         self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue) }));
         self.read_on(read_on, ctx);
@@ -363,17 +362,6 @@ fn fingerprint(key: &StreamKey) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish()
-}
-
-fn queue_rules(live: &Live, max_packets: Option<usize>) -> QueueRules {
-    QueueRules {
-        max_bytes: live.out_queue_bytes,
-        max_ms: live.out_queue_time.as_millis() as i64,
-        max_packets,
-        wait_key: live.wait_key,
-        wait_video: live.wait_video,
-        jump_to_keyframe: live.low_latency,
-    }
 }
 
 /// How often a stream may end under our hands before we give up.

@@ -1,0 +1,466 @@
+//! One viewer over HTTP whose answer never ends: decides how long it is worth having.
+//!
+//! It takes a seat in the audience of what it watches, on the thread of its connection. The audience queues for it, its
+//! answer takes out what waits, and the actor does what is not media: deadlines, the end, the lines in the logs.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, task::Poll, time::Duration};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::{
+    audience::{self, PlayerNotice, Seat, Ticket},
+    house::{House, Venue},
+    source::Source,
+    support::{
+        body::{Body, BrokenOff, Form, SharedBody},
+        counters::Protocol,
+        deadlines::{Deadlines, Sight, Stage, Times, Verdict},
+        hang_up::HangUp,
+        viewers::{Entered, Entry},
+    },
+};
+use crate::{log::access::SessionRecord, media::key::StreamKey};
+
+pub struct Viewer {
+    house: Arc<House>,
+    venue: Arc<Venue>,
+    key: StreamKey,
+    protocol: Protocol,
+    opened: Duration,
+    body: SharedBody,
+    /// Dropped once nothing more is to come.
+    ticket: Option<Ticket>,
+    deadlines: Deadlines,
+    times: Times,
+    next_tick: SpawnHandle,
+    /// Its answer is gone once the other end is.
+    answer: Option<oneshot::Receiver<()>>,
+    hang_up: Option<HangUp>,
+    reason: Option<String>,
+    record: Box<SessionRecord>,
+    _entered: Entered,
+}
+
+/// Somebody who may watch, and what.
+pub struct Visit {
+    pub house: Arc<House>,
+    pub venue: Arc<Venue>,
+    pub key: StreamKey,
+    pub source: Source,
+    pub protocol: Protocol,
+    pub form: Form,
+    /// What is known of the request.
+    pub record: SessionRecord,
+    /// Ends the connection when its peer does not read.
+    pub hang_up: Option<HangUp>,
+}
+
+/// The answer's end of a viewer. The viewer is gone once this is dropped.
+pub struct Watching {
+    body: SharedBody,
+    _answer: oneshot::Sender<()>,
+}
+
+/// The viewer is to go: its answer ends as a whole one.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Dismiss {
+    pub reason: &'static str,
+}
+
+impl Watching {
+    /// The next bytes of the answer; none at its end.
+    pub fn poll_bytes(&mut self, task: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        self.body.borrow_mut().poll_bytes(task)
+    }
+}
+
+impl Viewer {
+    /// Lets somebody watch. To be called on the thread that serves the connection.
+    pub fn begin(visit: Visit) -> Watching {
+        let Visit { house, venue, key, source, protocol, form, record, hang_up } = visit;
+        let rules = venue.queue_rules();
+        let body = Rc::new(RefCell::new(Body::new(form, rules)));
+        let (here, answer) = oneshot::channel();
+        Self::create(|ctx| {
+            let entered = house.viewers.enter(Entry {
+                key: key.clone(),
+                protocol,
+                remote: record.remote,
+                to: ctx.address().recipient(),
+            });
+            let seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
+            Self {
+                opened: house.now(),
+                body: Rc::clone(&body),
+                ticket: Some(audience::join(&source, seat)),
+                deadlines: Deadlines::new(Duration::ZERO),
+                // There is no ping in an answer; whoever is gone without a word is found out by its kernel.
+                times: Times { ping: Duration::ZERO, ..*venue.times },
+                next_tick: SpawnHandle::default(),
+                answer: Some(answer),
+                hang_up,
+                reason: None,
+                record: Box::new(record),
+                _entered: entered,
+                house,
+                venue,
+                key,
+                protocol,
+            }
+        });
+        Watching { body, _answer: here }
+    }
+
+    fn now(&self) -> Duration {
+        self.house.now().saturating_sub(self.opened)
+    }
+
+    fn client(&self) -> String {
+        self.record.remote.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string())
+    }
+
+    /// What waits is still sent, then the answer ends as a whole one.
+    fn finish(&mut self, reason: &str) {
+        self.reason.get_or_insert_with(|| reason.to_owned());
+        self.ticket = None;
+        self.body.borrow_mut().finish();
+    }
+
+    /// The answer ends here and now, and its viewer sees that it is not a whole one.
+    fn break_off(&mut self, reason: &str, ctx: &mut Context<Self>) {
+        self.reason.get_or_insert_with(|| reason.to_owned());
+        self.ticket = None;
+        let is_blocked = self.body.borrow().is_blocked();
+        self.body.borrow_mut().break_off();
+        if let (true, Some(hang_up)) = (is_blocked, &self.hang_up) {
+            hang_up.now();
+        }
+        ctx.stop();
+    }
+
+    fn tick_later(&mut self, ctx: &mut Context<Self>) {
+        let next = self.deadlines.next_look(self.body.borrow().is_blocked(), &self.times);
+        self.next_tick = ctx.run_later(next, |viewer, ctx| {
+            viewer.look(ctx);
+            viewer.tick_later(ctx);
+        });
+    }
+
+    /// Asks the clock whether this viewer is still worth having.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let sight = {
+            let body = self.body.borrow();
+            Sight { written: body.taken(), waits: body.is_blocked(), ..Sight::default() }
+        };
+        match self.deadlines.check(sight, &self.times, now) {
+            Verdict::Close(reason) => self.break_off(&reason.to_string(), ctx),
+            Verdict::Fine | Verdict::Ping => {}
+        }
+        if self.ticket.as_ref().is_some_and(|ticket| !ticket.source().to.connected()) {
+            self.break_off("the stream failed", ctx);
+        }
+    }
+}
+
+impl Actor for Viewer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let (connection, protocol) = (self.record.connection, self.protocol.name());
+        info!(connection, client = self.client(), stream = %self.key, protocol, "playing");
+        let now = self.now();
+        self.deadlines.enter(Stage::Playing, now);
+        self.tick_later(ctx);
+        if let Some(answer) = self.answer.take() {
+            ctx.spawn(answer.into_actor(self).map(|_, viewer, ctx| {
+                viewer.reason.get_or_insert_with(|| "the viewer left".to_owned());
+                ctx.stop();
+            }));
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.ticket = None;
+        let lasted = self.now();
+        let (sent, drops) = {
+            let body = self.body.borrow();
+            (body.taken(), body.drops())
+        };
+        let reason = self.reason.take().unwrap_or_else(|| "closed".to_owned());
+        info!(
+            connection = self.record.connection,
+            client = self.client(),
+            stream = %self.key,
+            protocol = self.protocol.name(),
+            sent,
+            seconds = lasted.as_secs(),
+            dropped_video = drops.video,
+            dropped_audio = drops.audio,
+            skips = drops.skips,
+            reason,
+            "play ended"
+        );
+        let record = &mut self.record;
+        record.protocol = self.protocol.name();
+        record.played = true;
+        record.bytes_sent = sent;
+        record.duration = lasted;
+        record.reason = reason;
+        self.venue.access_log.write(record);
+    }
+}
+
+impl Handler<PlayerNotice> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, notice: PlayerNotice, ctx: &mut Self::Context) {
+        match notice {
+            PlayerNotice::Ended if self.venue.application.live_options.idle_streams => {}
+            PlayerNotice::Ended => self.finish("the publisher left and idle_streams is off"),
+            PlayerNotice::Broken(error) => self.break_off(&error.to_string(), ctx),
+            PlayerNotice::Blocked => {} // said of sockets only
+        }
+    }
+}
+
+impl Handler<Dismiss> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, Dismiss { reason }: Dismiss, ctx: &mut Self::Context) {
+        self.finish(reason);
+        ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
+/// How long a viewer that was sent away has to read the end of its answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        actors::{
+            live_stream::{EndPublish, Incoming, Ingest, Medium, Publish, Replaced},
+            router::{OpenStream, Opened, Purpose, Router},
+            support::{census::Census, directory::Directory},
+        },
+        config::{BuiltIn, Config, Live},
+        log::access::AccessLogFiles,
+        protocol::flv::stream::Tracks,
+    };
+
+    struct Publisher;
+    impl Actor for Publisher {
+        type Context = Context<Self>;
+    }
+    impl Handler<Replaced> for Publisher {
+        type Result = ();
+        fn handle(&mut self, _: Replaced, _: &mut Self::Context) {}
+    }
+
+    /// A server of one application, and a stream in it.
+    struct Scene {
+        house: Arc<House>,
+        venue: Arc<Venue>,
+        key: StreamKey,
+        opened: Opened,
+        session: u64,
+    }
+
+    impl Scene {
+        async fn new(live: Live) -> Self {
+            let mut config = Config::built_in(BuiltIn::default());
+            let server = Arc::make_mut(config.servers.first_mut().expect("the built-in one"));
+            let application = server.applications.first_mut().expect("the built-in one");
+            Arc::make_mut(application).live_options = live;
+            let server = Arc::clone(&config.servers[0]);
+            let directory = Directory::default();
+            let (alive, _) = oneshot::channel();
+            let router = Router::new(config.limits.clone(), directory.clone(), None, alive).start();
+            let census = Census::new(config.limits.clone(), 100);
+            config.servers.iter_mut().for_each(|server| Arc::make_mut(server).access_log.clear());
+            let logs = AccessLogFiles::open(&Config { servers: Vec::new(), ..config.clone() }, None)
+                .expect("there is nothing to open")
+                .start()
+                .expect("there is nothing to start");
+            config.servers = vec![Arc::clone(&server)];
+            let house = Arc::new(House::new(router, census, directory, &config, &logs, 1));
+            let venue = house.venue(&server, "live").expect("the built-in one");
+            let key = StreamKey::parse("default", "live", "name").expect("a good name");
+            let open = OpenStream {
+                key: key.clone(),
+                rules: Arc::clone(&venue.rules),
+                purpose: Purpose::Publish,
+                home: Arbiter::current(),
+            };
+            let opened = house.router.send(open).await.expect("the router lives").expect("there is room");
+            let mut scene = Self { house, venue, key, opened, session: 0 };
+            scene.publish().await;
+            scene
+        }
+
+        async fn publish(&mut self) {
+            self.session += 1;
+            let to = Publisher.start().recipient();
+            let asked = Publish { session: self.session, peer: None, to };
+            self.opened.stream.send(asked).await.expect("the stream lives").expect("the name is free");
+            self.send(&[CONFIG, KEY]).await;
+        }
+
+        async fn send(&self, bodies: &[&'static [u8]]) {
+            let messages = bodies
+                .iter()
+                .map(|body| Incoming { medium: Medium::Video, time: 0, body: Bytes::from_static(body) })
+                .collect();
+            self.opened.stream.send(Ingest { session: self.session, messages }).await.expect("the stream lives");
+        }
+
+        async fn end_publish(&self) {
+            self.opened.stream.send(EndPublish { session: self.session }).await.expect("the stream lives");
+        }
+
+        fn watch(&self, hang_up: Option<HangUp>) -> Watching {
+            self.watch_as(Form::flv(Tracks { audio: false, video: true }, false), hang_up)
+        }
+
+        fn watch_as(&self, form: Form, hang_up: Option<HangUp>) -> Watching {
+            Viewer::begin(Visit {
+                house: Arc::clone(&self.house),
+                venue: Arc::clone(&self.venue),
+                key: self.key.clone(),
+                source: self.opened.source(),
+                protocol: Protocol::HttpFlv,
+                form,
+                record: SessionRecord::default(),
+                hang_up,
+            })
+        }
+
+        fn viewers(&self) -> u32 {
+            self.opened.counters.players.of(Protocol::HttpFlv)
+        }
+
+        async fn until_nobody_is_left(&self) {
+            self.house.viewers.gone().await;
+            assert_eq!(self.viewers(), 0);
+        }
+    }
+
+    async fn next(watching: &mut Watching) -> Option<Result<Bytes, BrokenOff>> {
+        poll_fn(|task| watching.poll_bytes(task)).await
+    }
+
+    /// The next piece, which must be there.
+    async fn piece(watching: &mut Watching) -> Bytes {
+        next(watching).await.expect("the answer goes on").expect("it is not broken off")
+    }
+
+    fn count(bytes: &[u8], part: &[u8]) -> usize {
+        bytes.windows(part.len()).filter(|window| *window == part).count()
+    }
+
+    const CONFIG: &[u8] = &[0x17, 0, 0, 0, 0, 1, 66, 0, 30, 0xFF, 0xE0, 0];
+    const KEY: &[u8] = &[0x17, 1, 0, 0, 0, 0, 0, 0, 1, 0x65];
+    const INTER: &[u8] = &[0x27, 1, 0, 0, 0, 0, 0, 0, 1, 0x41];
+
+    #[actix::test]
+    async fn a_viewer_is_counted_while_its_answer_lasts() {
+        let scene = Scene::new(Live::default()).await;
+        let mut watching = scene.watch(None);
+        let first = piece(&mut watching).await;
+        assert_eq!((&first[..5], count(&first, CONFIG), count(&first, KEY)), (&b"FLV\x01\x01"[..], 1, 1));
+        assert_eq!((scene.viewers(), scene.house.viewers.len()), (1, 1));
+        drop(watching);
+        scene.until_nobody_is_left().await;
+    }
+
+    #[actix::test]
+    async fn viewers_share_the_bytes_of_a_frame() {
+        let scene = Scene::new(Live::default()).await;
+        let watch = || scene.watch_as(Form::Ready, None);
+        let (mut one, mut other) = (watch(), watch());
+        piece(&mut one).await;
+        piece(&mut other).await;
+        scene.send(&[INTER]).await;
+        assert_eq!(piece(&mut one).await.as_ptr(), piece(&mut other).await.as_ptr());
+    }
+
+    #[actix::test]
+    async fn a_viewer_that_takes_nothing_is_hung_up_on_and_nobody_else_notices() {
+        tokio::time::pause();
+        let scene = Scene::new(Live::default()).await;
+        let hang_up = HangUp::default();
+        let stuck = scene.watch(Some(hang_up.clone()));
+        let mut well = scene.watch(None);
+        piece(&mut well).await;
+        let (done, mut over) = mpsc::channel::<()>(1);
+        actix::spawn(async move {
+            hang_up.asked().await;
+            drop((stuck, done));
+        });
+        let began = tokio::time::Instant::now();
+        let frames = async {
+            loop {
+                scene.send(&[INTER]).await;
+                assert_eq!(count(&piece(&mut well).await, INTER), 1);
+                tokio::time::advance(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            _ = over.recv() => {}
+            () = frames => {}
+        }
+        let after = began.elapsed().as_secs();
+        assert!((15..=21).contains(&after), "after {after} s");
+        assert_eq!(scene.viewers(), 1);
+    }
+
+    #[actix::test]
+    async fn a_viewer_stays_for_the_next_publisher_and_is_sent_its_headers() {
+        let mut scene = Scene::new(Live::default()).await;
+        let mut watching = scene.watch(None);
+        piece(&mut watching).await;
+        scene.end_publish().await;
+        scene.publish().await;
+        let mut seen = Vec::new();
+        while count(&seen, KEY) == 0 {
+            seen.extend_from_slice(&piece(&mut watching).await);
+        }
+        assert_eq!((count(&seen, CONFIG), count(&seen, b"FLV")), (1, 0));
+    }
+
+    #[actix::test]
+    async fn without_idle_streams_the_publisher_takes_its_viewers_along() {
+        let scene = Scene::new(Live { idle_streams: false, ..Live::default() }).await;
+        let mut watching = scene.watch(None);
+        piece(&mut watching).await;
+        scene.send(&[INTER]).await;
+        scene.end_publish().await;
+        assert_eq!(count(&piece(&mut watching).await, INTER), 1, "what came before the end is sent");
+        assert!(next(&mut watching).await.is_none(), "a whole answer");
+        drop(watching);
+        scene.until_nobody_is_left().await;
+    }
+
+    #[actix::test]
+    async fn a_viewer_can_be_sent_away() {
+        let scene = Scene::new(Live::default()).await;
+        let (mut watching, mut stays) = (scene.watch(None), scene.watch(None));
+        piece(&mut watching).await;
+        piece(&mut stays).await;
+        assert_eq!(scene.house.viewers.dismiss("enough", |entry| entry.protocol == Protocol::WsFlv), 0);
+        assert_eq!(scene.house.viewers.dismiss("enough", |entry| &*entry.key.name == "name"), 2);
+        assert!(next(&mut watching).await.is_none());
+        drop((watching, stays));
+        scene.until_nobody_is_left().await;
+    }
+}
