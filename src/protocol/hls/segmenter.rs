@@ -279,7 +279,9 @@ impl TsSegmenter {
         if enters && is_due && long_ms > 0 {
             return Verdict::Cut { forced: false };
         }
-        let is_too_much = long_ms >= self.cut.max_fragment_ms || open.out.len() >= MAX_SEGMENT_BYTES;
+        // Written, the frame would be shown beyond the maximum, which a playlist may have promised.
+        let end_ms = long_ms.saturating_add(last.map_or(0, |last| last.frame_ms));
+        let is_too_much = end_ms > self.cut.max_fragment_ms || open.out.len() >= MAX_SEGMENT_BYTES;
         if is_too_much && long_ms > 0 { Verdict::Cut { forced: true } } else { Verdict::Append }
     }
 
@@ -308,13 +310,17 @@ impl TsSegmenter {
 
     /// Ends what is open. `next_ms`: where the next segment begins; without one it ends with its last frame.
     fn close(&mut self, next_ms: Option<i64>, forced: bool) -> Option<Segment> {
-        let Open { out, start_ms, wall_ms, discontinuity, independent } = self.open.take()?;
+        let Open { mut out, start_ms, wall_ms, discontinuity, independent } = self.open.take()?;
         let end_ms = next_ms.unwrap_or_else(|| {
             let end = |last: Option<Last>| last.map(|last| last.dts_ms.saturating_add(last.frame_ms));
             // What is longer is heard or seen alone to its end.
             end(self.last_video).max(end(self.last_audio)).unwrap_or(start_ms)
         });
         self.last_bytes = out.len();
+        // Some keep it for as long as it is listed: room that was not needed goes back.
+        if out.capacity() - out.len() > out.len() / 4 {
+            out.shrink_to_fit();
+        }
         let duration_ms = u64::try_from(end_ms.saturating_sub(start_ms)).unwrap_or(0).max(1);
         Some(Segment { bytes: Bytes::from(out), duration_ms, start_ms, wall_ms, discontinuity, independent, forced })
     }

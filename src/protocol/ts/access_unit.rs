@@ -95,23 +95,33 @@ impl AccessUnits {
 
     /// Parameter sets inside a frame are newer than the record, where they differ: they take the place of those of their kind.
     fn learn(&mut self, frame: &[u8]) {
-        for kind in [0, 1, 2, 3] {
-            let mut news: SmallVec<[Set; 4]> = SmallVec::new();
-            let mut is_new = false;
-            for unit in nal::units(frame, self.length_size) {
-                if self.family.role(unit) != Role::Set(kind) || unit.len() > MAX_SET_BYTES || news.len() == MAX_SETS {
-                    continue;
-                }
-                is_new |= !self.sets.iter().any(|set| *set.unit == *unit);
-                if !news.iter().any(|set| *set.unit == *unit) {
-                    news.push(Set { kind, unit: unit.into() });
-                }
+        // Nearly always they are the same again, which must cost nothing.
+        let changed = nal::units(frame, self.length_size)
+            .filter_map(|unit| self.new_set(unit))
+            .fold(0_u8, |kinds, kind| kinds | 1 << kind);
+        if changed == 0 {
+            return;
+        }
+        let is_changed = |kind: u8| changed >> kind & 1 == 1;
+        self.sets.retain(|set| !is_changed(set.kind));
+        for unit in nal::units(frame, self.length_size) {
+            if let Some(kind) = self.new_set(unit).filter(|kind| is_changed(*kind))
+                && self.sets.len() < MAX_SETS
+            {
+                self.sets.push(Set { kind, unit: unit.into() });
             }
-            if is_new {
-                self.sets.retain(|set| set.kind != kind);
-                self.sets.append(&mut news);
-                self.sets.sort_by_key(|set| set.kind);
+        }
+        self.sets.sort_by_key(|set| set.kind);
+    }
+
+    /// The kind of a parameter set that is not known yet.
+    fn new_set(&self, unit: &[u8]) -> Option<u8> {
+        match self.family.role(unit) {
+            Role::Set(kind) if unit.len() <= MAX_SET_BYTES => {
+                let is_known = self.sets.iter().any(|set| *set.unit == *unit);
+                (!is_known).then_some(kind)
             }
+            _ => None,
         }
     }
 
@@ -362,7 +372,7 @@ mod tests {
                     let mut out = Vec::new();
                     let written = units.write(&frame, key, &mut out);
                     prop_assert_eq!(written.is_none(), out.is_empty());
-                    prop_assert!(units.sets.len() <= 4 * MAX_SETS);
+                    prop_assert!(units.sets.len() <= MAX_SETS);
                 }
             }
         }
