@@ -8,6 +8,7 @@
 //! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`playlist_rules`], [`manifest_rules`], [`fragments`]: what HLS and DASH must say, and when fragments of MP4 are.
+//! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -18,6 +19,7 @@ pub mod fixtures;
 pub mod flv;
 pub mod fragments;
 pub mod health;
+pub mod http;
 pub mod manifest_rules;
 pub mod peer;
 pub mod playing;
