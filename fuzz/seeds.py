@@ -285,3 +285,10 @@ for mode, transaction, what in [(0, 4, "Publish"), (2, 2, "Play")]:
     seed("client_session", f"{what.lower()}-answers", begin + chunk(3, 20, 0, reconnect, size=4096)
          + chunk(2, 4, 0, b"\x00\x06\x00\x00\x00\x07") + data + media + chunk(2, 4, 0, b"\x00\x01\x00\x00\x00\x01"))
 seed("client_session", "raw", bytes([1]) + pieces + b"\x03" + bytes(2 * 1536) + server)
+
+# Playlist queries: the life of a window in two bytes, the query, a name -------------------------------------------------
+
+for life in [0x00, 0x31, 0x39, 0x32, 0x35]:
+    for name_, query in [("next", "_HLS_msn=3&_HLS_part=2&_HLS_skip=YES"), ("plain", "token=a"), ("far", "_HLS_msn=18446744073709551616"),
+                         ("part-only", "_HLS_part=0"), ("negative", "_HLS_msn=-1")]:
+        seed("playlist_query", f"{name_}-{life:02x}", bytes([life, 2]) + query.encode() + b"\ns-p14.ts")
