@@ -9,6 +9,7 @@
 
 pub mod crypt;
 pub mod date;
+pub mod gauge;
 pub mod nginx;
 pub mod playlist;
 pub mod rules;

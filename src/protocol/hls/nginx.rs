@@ -158,6 +158,17 @@ impl NginxPlaylist {
         text
     }
 
+    /// A playlist that goes on where this one ends, and lists nothing of it: for [`NginxPlaylist::resume`].
+    pub fn text_without_entries(&self) -> String {
+        let discontinuities = self.entries.iter().filter(|entry| entry.discontinuity).count() as u64;
+        format!(
+            "#EXTM3U\n#EXT-X-TARGETDURATION:{}\n#EXT-X-MEDIA-SEQUENCE:{}\n#EXT-X-DISCONTINUITY-SEQUENCE:{}\n",
+            self.target_s,
+            self.sequence.saturating_add(self.entries.len() as u64),
+            self.discontinuity_sequence.saturating_add(discontinuities),
+        )
+    }
+
     fn append(&mut self, entry: Entry) -> SmallVec<[Entry; 1]> {
         // Rounded, as players compare it. It never shrinks again, though nginx-rtmp's does: RFC 8216, 4.3.3.1 wants it constant.
         self.target_s = self.target_s.max(entry.duration_ms.saturating_add(500) / 1000);
