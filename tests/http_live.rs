@@ -23,8 +23,10 @@ fn ffmpeg_plays_over_http_what_was_published_bit_exact() {
         let server = server("");
         let name = format!("exact-{}", fixture.name());
         let url = format!("http://127.0.0.1:{}/live/{name}.flv", server.other_port(1));
-        let mut playing: Vec<_> =
-            [Player::FfmpegDebian, Player::FfmpegNewer].into_iter().map(|player| Playing::start(player, &url)).collect();
+        let mut playing: Vec<_> = [Player::FfmpegDebian, Player::FfmpegNewer]
+            .into_iter()
+            .map(|player| Playing::start(player, &url))
+            .collect();
         server.wait_for_players(&name, playing.len());
         let mut publisher = Publisher::FfmpegDebian.publish(fixture, &server.url(&format!("live/{name}")));
         publisher.wait_for_success(CLIENT_DEADLINE);
@@ -104,6 +106,48 @@ fn a_ts_viewer_starts_with_tables_and_shares_its_feed_with_the_next() {
         assert_eq!((first[0], first[188], first.len() % 188), (0x47, 0x47, 0));
         assert_eq!((u16::from_be_bytes([first[1], first[2]]) & 0x1FFF), 0, "the first table");
     }
+}
+
+#[test]
+fn an_mp4_viewer_starts_with_its_own_header_over_http_and_websocket() {
+    let server = server("");
+    let mut publisher = published(&server, "name");
+    publisher.send_frames(0..30);
+    publisher.audio(1170, 1);
+    publisher.settle();
+    let mut answer = get(server.other_port(1), "/live/name.mp4");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("video/mp4")));
+    let first = answer.piece().expect("there is a keyframe");
+    assert_eq!(first[4..8], *b"ftyp");
+    assert_eq!(first.windows(4).filter(|name| *name == b"moov").count(), 1);
+    assert!(first.windows(4).any(|name| name == b"moof"));
+    let mut answer = http::websocket(server.other_port(1), "/live/name.mp4");
+    let mut seen = Vec::new();
+    while frames(&seen).is_empty() {
+        seen.extend(answer.piece().expect("there is a keyframe"));
+    }
+    assert_eq!(frames(&seen)[0].1[4..8], *b"ftyp");
+}
+
+#[test]
+fn ffmpeg_reads_every_endless_format_without_an_error() {
+    let server = server("");
+    let mut publisher = Publisher::FfmpegDebian.publish_in_real_time(Fixture::H264Aac, &server.url("live/name"));
+    server.wait_for_log(&["live, stream: live/name"], CLIENT_DEADLINE);
+    let watch = |format: &'static str| {
+        let url = format!("http://127.0.0.1:{}/live/name.{format}", server.other_port(1));
+        let mut command = std::process::Command::new(common::tools::ffmpeg_debian());
+        command.args(["-v", "error", "-xerror", "-err_detect", "explode", "-i"]).arg(url);
+        command.args(["-map", "0:v", "-map", "0:a", "-frames:v", "10", "-f", "null", "-"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        (format, command.spawn().expect("ffmpeg starts"))
+    };
+    for (format, viewer) in ["flv", "ts", "mp4"].map(watch) {
+        let output = viewer.wait_with_output().expect("it was started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{format}: {errors}");
+    }
+    publisher.wait_for_success(CLIENT_DEADLINE);
 }
 
 // --- who may watch, and when ---------------------------------------------------------------------------------------------------
@@ -265,7 +309,8 @@ fn a_viewer_that_is_behind_goes_on_at_a_keyframe() {
         publisher.peer.send_video(publisher.msid, number * 40, &avc_frame(number % 50 == 0, number, 60_000));
         well.until("every frame", |tag| self::number(tag) == Some(number));
     }
-    let seen: Vec<_> = viewer.until("the last keyframe", |tag| number(tag) == Some(400)).iter().filter_map(number).collect();
+    let seen: Vec<_> =
+        viewer.until("the last keyframe", |tag| number(tag) == Some(400)).iter().filter_map(number).collect();
     let leaps: Vec<_> = seen.windows(2).filter(|pair| pair[1] != pair[0] + 1).map(|pair| pair[1]).collect();
     assert!(!leaps.is_empty(), "24 MB do not fit into sockets");
     assert!(leaps.iter().all(|number| number % 50 == 0), "it leaps to keyframes: {leaps:?}");
