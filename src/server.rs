@@ -20,7 +20,7 @@ use crate::{
     actors::{
         house::House,
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
-        outputs::Outputs,
+        outputs::{FinishOutputs, Outputs},
         port::Port,
         router::Router,
         support::{
@@ -29,6 +29,7 @@ use crate::{
             tls::{TlsAcceptor, TlsError},
             viewers::Viewers,
         },
+        sweeper::Sweeper,
     },
     config::{Config, Endpoint, Listen, ListenAddress},
     http::{
@@ -164,6 +165,8 @@ async fn serve(
     let house = std::sync::Arc::new(house);
     let homes = arbiters.iter().map(Arbiter::handle).collect();
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
+    // It lives for as long as it has a timer.
+    drop(Sweeper::new(config).map(Sweeper::start));
     let (count, connections) = watch::channel(0);
     let (listener_alive, listener_gone) = oneshot::channel();
     let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -177,7 +180,14 @@ async fn serve(
     let viewers = house.viewers.clone();
     let listener = Listener::new(house, ports, handles, count, listener_alive).start();
 
-    let mut finish = Finish { listener, http, viewers, connections, patience: config.process.worker_shutdown_timeout };
+    let mut finish = Finish {
+        listener,
+        outputs: site.outputs.clone(),
+        http,
+        viewers,
+        connections,
+        patience: config.process.worker_shutdown_timeout,
+    };
     let mut gone = Box::pin(async move {
         tokio::select! {
             _ = router_gone => "router",
@@ -242,6 +252,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    outputs: Addr<Outputs>,
     http: Running,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
@@ -283,6 +294,9 @@ impl Finish {
         if timeout(LAST_WORDS, left).await.is_err() {
             let left = *self.connections.borrow() + self.http.open();
             warn!(left, "some peers did not close in time");
+        }
+        if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
+            warn!("the disk did not take the last files in time");
         }
     }
 }
@@ -356,3 +370,6 @@ const VIEWERS_LEAVE: Duration = Duration::from_millis(500);
 
 /// How long the end of the process waits for peers to read the last words and close.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long it waits for files that are being written.
+const LAST_FILES: Duration = Duration::from_secs(3);

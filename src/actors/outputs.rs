@@ -20,6 +20,7 @@ use super::{
     house::{House, Venue},
     live_stream::StreamEvent,
     router::{NoStream, OpenStream, Opened, Purpose},
+    segments::{Files, published},
     source::Source,
     support::link::{ExitReason, Exited, Link},
 };
@@ -31,6 +32,7 @@ pub struct Outputs {
     homes: Vec<ArbiterHandle>,
     next_home: usize,
     feeds: HashMap<(StreamKey, Endlessly), KnownFeed>,
+    files: Files,
 }
 
 /// An output that is wanted of a stream, made if it is not there yet.
@@ -77,7 +79,7 @@ struct KnownFeed {
 impl Outputs {
     /// `homes` are the arbiters on which outputs live.
     pub fn new(house: Arc<House>, homes: Vec<ArbiterHandle>) -> Self {
-        Self { house, homes, next_home: 0, feeds: HashMap::new() }
+        Self { house, homes, next_home: 0, feeds: HashMap::new(), files: Files::default() }
     }
 
     fn home(&mut self) -> ArbiterHandle {
@@ -173,10 +175,14 @@ impl Handler<OpenOutput> for Outputs {
 impl Handler<StreamEvent> for Outputs {
     type Result = ();
 
-    fn handle(&mut self, event: StreamEvent, _: &mut Self::Context) {
+    fn handle(&mut self, event: StreamEvent, ctx: &mut Self::Context) {
         match event {
-            // A feed hears both from the stream itself.
-            StreamEvent::Published { .. } | StreamEvent::Ended { .. } => {}
+            // A feed hears both from the stream itself, and so do the muxers that write files.
+            StreamEvent::Published { key, opened } => {
+                let home = self.home();
+                self.files.begin(&self.house, &key, &opened, &home, &ctx.address().recipient());
+            }
+            StreamEvent::Ended { .. } => {}
             StreamEvent::Gone { key, id } => self.feeds.retain(|(of, _), known| {
                 let lives = known.stream != id || *of != key;
                 if !lives {
@@ -191,11 +197,34 @@ impl Handler<StreamEvent> for Outputs {
 impl Handler<Exited> for Outputs {
     type Result = ();
 
-    fn handle(&mut self, Exited { id, reason }: Exited, _: &mut Self::Context) {
+    fn handle(&mut self, Exited { id, reason }: Exited, ctx: &mut Self::Context) {
+        if let Some(key) = self.files.forget(id) {
+            if reason == ExitReason::Panicked {
+                error!(stream = %key, "files of a stream are not written any more, by a bug in livemill");
+            } else if let Some(opened) = published(&self.house, &key) {
+                // It ended at the moment in which the next publisher came.
+                let home = self.home();
+                self.files.begin(&self.house, &key, &opened, &home, &ctx.address().recipient());
+            }
+            return;
+        }
         if reason == ExitReason::Panicked {
             error!("a feed failed by a bug in livemill; its viewers are closed");
         }
         self.feeds.retain(|_, known| known.id != id);
+    }
+}
+
+/// The process is about to end: files are to be finished. Answered when they are.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FinishOutputs;
+
+impl Handler<FinishOutputs> for Outputs {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FinishOutputs, _: &mut Self::Context) -> Self::Result {
+        self.files.finish()
     }
 }
 

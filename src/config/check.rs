@@ -39,13 +39,6 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Used {
-    /// It comes with `http {}` and needs no word of its own.
-    fn waits_for_http(&self) -> bool {
-        self.in_http && self.verdict == translate(directives::HTTP_LATER)
-    }
-}
-
 impl Verdict {
     /// Would the operator miss something?
     pub fn is_loss(self) -> bool {
@@ -96,26 +89,34 @@ fn rtmp(directives: &[Directive], context: Contexts, used: &mut Vec<Used>) {
         let Some(row) = directives::find(&directive.name.text, context) else { continue };
         used.push(entry(directive, false, verdict(row, directive)));
         let Some(block) = &directive.block else { continue };
-        match verify::context_of(row.name) {
+        match verify::context_of(row.name, context) {
+            Some(Contexts::HTTP) => http(block, Contexts::HTTP, used),
             Some(inside) => rtmp(block, inside, used),
-            None if row.name == "http" => http(block, used),
             None => {}
         }
     }
 }
 
-fn http(directives: &[Directive], used: &mut Vec<Used>) {
+fn http(directives: &[Directive], context: Contexts, used: &mut Vec<Used>) {
     for directive in directives {
         let name = directive.name.text.as_str();
-        let verdict = match directives::http_verdict(name) {
-            None => Verdict::Unknown,
-            Some(says) => translate(says),
+        let verdict = match (directives::find(name, context), directives::http_verdict(name)) {
+            (Some(row), _) => verdict(row, directive),
+            (None, Some(says)) => unless_off(says, directive),
+            (None, None) => Verdict::Unknown,
         };
         used.push(entry(directive, true, verdict));
-        // The inside of a list of types or of a map holds no directives.
-        if let (Some(block), false) = (&directive.block, OPAQUE.contains(&name)) {
-            http(block, used);
+        if let (Some(block), Some(inside)) = (&directive.block, verify::context_of(name, context)) {
+            http(block, inside, used);
         }
+    }
+}
+
+/// `auth_basic off` and the like ask for nothing.
+fn unless_off(says: Says, directive: &Directive) -> Verdict {
+    match directive.args.as_slice() {
+        [word] if word.text.eq_ignore_ascii_case("off") => Verdict::Works,
+        _ => translate(says),
     }
 }
 
@@ -154,8 +155,7 @@ fn translate(says: Says) -> Verdict {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What waits for one and the same thing is named in one place, so that it does not bury the rest.
-        let (waiting, shown): (Vec<&Used>, Vec<&Used>) = self.used.iter().partition(|used| used.waits_for_http());
+        let shown = &self.used;
         let places: Vec<String> = shown.iter().map(|used| used.place.to_string()).collect();
         let place_width = places.iter().map(String::len).max().unwrap_or(0);
         let name_width = shown.iter().map(|used| used.directive.len()).max().unwrap_or(0);
@@ -167,10 +167,6 @@ impl fmt::Display for Report {
                 Verdict::NoEffect(why) => writeln!(f, "accepted, no effect: {why}")?,
                 Verdict::NotYet(what) => writeln!(f, "not yet: {what}")?,
                 Verdict::Unknown => writeln!(f, "not yet: unknown to livemill, kept as it is")?,
-            }
-            if used.directive == "http" && !used.in_http && !waiting.is_empty() {
-                let indent = place_width + name_width + 4;
-                write_list(f, indent, "waiting in it:", &distinct(&waiting))?;
             }
         }
         for remark in &self.remarks {
@@ -191,7 +187,7 @@ impl fmt::Display for Report {
             (Some(error), _) => writeln!(f, "the file is broken: {error}"),
             (None, 0) => writeln!(f, "nothing is lost"),
             (None, _) => {
-                let lost = self.used.iter().filter(|used| used.verdict.is_loss() && !used.in_http);
+                let lost = self.used.iter().filter(|used| used.verdict.is_loss());
                 let lost = distinct(&lost.collect::<Vec<_>>());
                 writeln!(f, "lost in this release: {}", lost.join(" "))
             }
@@ -209,26 +205,6 @@ fn distinct<'a>(used: &[&'a Used]) -> Vec<&'a str> {
     }
     names
 }
-
-/// A list of words below a column, in lines that fit a terminal.
-fn write_list(f: &mut fmt::Formatter<'_>, indent: usize, head: &str, words: &[&str]) -> fmt::Result {
-    let mut line = head.to_owned();
-    for word in words {
-        if indent + line.len() + 1 + word.len() > LINE_WIDTH && line != head {
-            writeln!(f, "{:indent$}{line}", "")?;
-            line = format!("  {word}");
-        } else {
-            line.push(' ');
-            line.push_str(word);
-        }
-    }
-    writeln!(f, "{:indent$}{line}", "")
-}
-
-const LINE_WIDTH: usize = 120;
-
-/// Blocks of http whose inside is data.
-const OPAQUE: &[&str] = &["types", "map", "geo", "split_clients", "upstream", "charset_map"];
 
 #[cfg(test)]
 mod tests {

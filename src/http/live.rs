@@ -50,8 +50,8 @@ use crate::{
 /// `flv_live PORT [app=NAME] [audio=0|1] [video=0|1]`, as AlexWoo's module has it.
 #[derive(Clone, Debug)]
 pub struct FlvLive {
-    /// Of the RTMP server whose streams are meant.
-    pub port: u16,
+    /// Of the RTMP server whose streams are meant; none: the first that has the application.
+    pub port: Option<u16>,
     /// None: it is in the address.
     pub app: Option<String>,
     pub tracks: Tracks,
@@ -146,7 +146,7 @@ pub async fn flv_live(site: &Site, request: &HttpRequest, payload: web::Payload)
         return refuse(StatusCode::BAD_REQUEST, "the query must be ?port=PORT&app=APP&stream=NAME");
     };
     let name = arg("stream").unwrap_or_default();
-    match asked_of_port(site, port, app, name, request) {
+    match asked_of_port(site, Some(port), app, name, request) {
         Ok(asked) => answer(site, &asked, Endless::Flv, request, payload).await,
         Err(refused) => refused,
     }
@@ -202,7 +202,7 @@ fn protocol(format: Endless, is_websocket: bool) -> Protocol {
 /// What a location with `flv_live` means by port, application and name, checked in the order of an RTMP player.
 fn asked_of_port(
     site: &Site,
-    port: u16,
+    port: Option<u16>,
     app: &str,
     name: &str,
     request: &HttpRequest,
@@ -210,9 +210,13 @@ fn asked_of_port(
     let connection = request.connection_info();
     let host = host_name(connection.host());
     let endpoints = site.config.endpoints();
-    let is_meant = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if address.port() == port);
-    let endpoint = endpoints.iter().find(|endpoint| is_meant(&endpoint.listen.address));
-    let server = endpoint.map(|endpoint| endpoint.server_for(None, Some(host)));
+    let is_meant = |address: &ListenAddress| match (address, port) {
+        (ListenAddress::Tcp(address), Some(port)) => address.port() == port,
+        (_, port) => port.is_none(),
+    };
+    let meant = endpoints.iter().filter(|endpoint| is_meant(&endpoint.listen.address));
+    let mut servers = meant.map(|endpoint| endpoint.server_for(None, Some(host)));
+    let server = servers.find(|server| server.application(app).is_some());
     let venue = server.and_then(|server| Some((Arc::clone(server), site.house.venue(server, app)?)));
     let Some((server, venue)) = venue else { return Err(refuse(StatusCode::NOT_FOUND, "no such application")) };
     let peer = peer(request).map(|peer| peer.ip());

@@ -5,6 +5,7 @@
 //! - [`tls`]: certificates by name.
 //! - [`nginx`]: what nginx's `http {}` says about a request: servers, locations, files, error pages.
 //! - [`address`]: media addresses, `/APP/NAME.flv` and so on.
+//! - [`hls`]: playlists, manifests and segments.
 //! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
 //! - [`page`]: what is live, and a player of our own.
 //!
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub mod address;
+pub mod hls;
 pub mod live;
 pub mod nginx;
 pub mod page;
@@ -102,9 +104,9 @@ async fn play(site: &Site, asked: &MediaRequest, request: &HttpRequest, payload:
     if ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
         return method_not_allowed();
     }
-    match asked.wanted {
-        Wanted::Endless(format) => live::answer(site, asked, format, request, payload).await,
-        Wanted::File(_) => HttpResponse::NotFound().finish(),
+    match &asked.wanted {
+        Wanted::Endless(format) => live::answer(site, asked, *format, request, payload).await,
+        Wanted::File(file) => hls::answer(site, asked, file, request).await,
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`health`]: a publisher and a player beside a test that must never notice it.
 //! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
+//! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -16,6 +17,7 @@ pub mod core_wait;
 pub mod fixtures;
 pub mod flv;
 pub mod health;
+pub mod http;
 pub mod peer;
 pub mod playing;
 pub mod server;

@@ -20,6 +20,8 @@ use bytes::Bytes;
 use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{error, info};
 
+use crate::protocol::hls::crypt::Key;
+
 /// The queue of one output. Orders are carried out one after the other, in the order given.
 pub struct DiskQueue {
     shared: Arc<Shared>,
@@ -43,8 +45,8 @@ pub struct Totals {
 /// Something to do in a folder.
 #[derive(Debug)]
 pub enum Order {
-    /// A file and what it holds. `of` comes back in the report.
-    Write { path: PathBuf, bytes: Bytes, of: u64 },
+    /// A file and what it holds, encrypted on its way if there is a key. `of` comes back in the report.
+    Write { path: PathBuf, bytes: Bytes, cipher: Option<Key>, of: u64 },
     /// The same for a file that is rewritten all the time: one that still waits is replaced, and nobody is told.
     Rewrite { path: PathBuf, bytes: Bytes },
     /// The file is in use: its age starts anew.
@@ -128,7 +130,11 @@ impl DiskQueue {
             }
         }
         if queue.orders.len() >= MAX_ORDERS || queue.bytes + order.size() > MAX_BYTES {
-            self.shared.lose(&mut queue, &order, &io::Error::new(io::ErrorKind::TimedOut, "the disk does not keep up"));
+            self.shared.lose(
+                &mut queue,
+                order.path(),
+                &io::Error::new(io::ErrorKind::TimedOut, "the disk does not keep up"),
+            );
             drop(queue);
             self.shared.report(&order, Outcome::Lost);
             return;
@@ -142,6 +148,14 @@ impl DiskQueue {
             let shared = Arc::clone(&self.shared);
             spawn_blocking(move || shared.work());
         }
+    }
+}
+
+impl DiskQueue {
+    /// Counts a file that was given up before it came here.
+    pub fn note_lost(&self, path: &Path) {
+        let error = io::Error::new(io::ErrorKind::TimedOut, "the disk does not keep up");
+        self.shared.lose(&mut self.shared.queue(), path, &error);
     }
 }
 
@@ -185,7 +199,7 @@ impl Shared {
                     self.report(&order, outcome);
                 }
                 Err(error) => {
-                    self.lose(&mut self.queue(), &order, &error);
+                    self.lose(&mut self.queue(), order.path(), &error);
                     self.report(&order, Outcome::Lost);
                 }
             }
@@ -194,7 +208,8 @@ impl Shared {
 
     fn carry_out(&self, order: &Order) -> io::Result<Outcome> {
         match order {
-            Order::Write { path, bytes, .. } | Order::Rewrite { path, bytes } => self.write(path, bytes),
+            Order::Write { path, bytes, cipher: Some(key), .. } => self.write(path, &key.encrypt(bytes)),
+            Order::Write { path, bytes, cipher: None, .. } | Order::Rewrite { path, bytes } => self.write(path, bytes),
             // Age and removal are kept up for others' sake; a file that is gone needs neither.
             Order::Touch { path } => {
                 let _ = fs::File::open(path).and_then(|file| file.set_modified(jiff::Timestamp::now().into()));
@@ -231,11 +246,11 @@ impl Shared {
     }
 
     /// Says the first of a row of losses in the log.
-    fn lose(&self, queue: &mut Queue, order: &Order, error: &io::Error) {
+    fn lose(&self, queue: &mut Queue, path: &Path, error: &io::Error) {
         self.totals.files_lost.fetch_add(1, Ordering::Relaxed);
         queue.lost += 1;
         if queue.lost == 1 {
-            let path = order.path().display();
+            let path = path.display();
             error!(stream = %self.name, %path, %error, "a file was not written; the stream goes on, and so do the attempts");
         }
     }
@@ -310,7 +325,12 @@ mod tests {
         }
 
         fn write(&self, name: &str, of: u64) {
-            self.queue.push(Order::Write { path: self.path(name), bytes: Bytes::from_static(b"media"), of });
+            self.queue.push(Order::Write {
+                path: self.path(name),
+                bytes: Bytes::from_static(b"media"),
+                cipher: None,
+                of,
+            });
         }
 
         fn outcome(&self) -> (u64, Outcome) {

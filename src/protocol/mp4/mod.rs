@@ -5,7 +5,9 @@
 //! - [`track`]: milliseconds into ticks without holes, samples into MP4's form.
 
 mod boxes;
+mod source;
 
+pub mod chunker;
 pub mod format;
 pub mod fragment;
 pub mod init;

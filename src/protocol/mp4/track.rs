@@ -91,6 +91,11 @@ impl TrackClock {
         self.release(duration)
     }
 
+    /// The next sample begins at this time or later. For a clock that holds none: there is a hole then.
+    pub fn skip_to(&mut self, ms: i64) {
+        self.at = self.at.max(self.ticks(ms));
+    }
+
     /// Where the sample that waits begins, or the next one would.
     pub fn position(&self) -> u64 {
         self.at
@@ -130,7 +135,8 @@ impl TrackClock {
         let start = self.at;
         let cts = if self.video { self.composition(&held, start) } else { 0 };
         if self.video {
-            self.usual = duration;
+            // One pause does not make a slow camera.
+            self.usual = duration.clamp(self.usual / 2, self.usual.saturating_mul(2)).max(1);
         }
         self.at = start + u64::from(duration);
         Some(Timed { start, sample: FragmentSample { duration, cts, key: held.key, data: held.data } })
@@ -302,7 +308,7 @@ mod tests {
     #[test]
     fn equal_and_backward_decoding_times_still_move_on() {
         let mut clock = TrackClock::new(&avc());
-        assert_eq!(times(&mut clock, None, &[40, 40, 0, 80]), [(3600, 1), (3601, 1), (3602, 3598), (7200, 3598)]);
+        assert_eq!(times(&mut clock, None, &[40, 40, 0, 80]), [(3600, 1), (3601, 1), (3602, 3598), (7200, 1800)]);
     }
 
     #[test]
