@@ -24,7 +24,13 @@ use super::{
     source::Source,
     support::link::{ExitReason, Exited, Link},
 };
-use crate::{media::key::StreamKey, protocol::feed::Endless};
+use crate::{
+    media::key::StreamKey,
+    protocol::{
+        feed::Endless,
+        ts::{feed::TsFeed, muxer::TsRules},
+    },
+};
 
 pub struct Outputs {
     house: Arc<House>,
@@ -147,7 +153,8 @@ impl Outputs {
 impl Endlessly {
     fn start(self) -> Option<Box<dyn Endless>> {
         match self {
-            Self::Ts | Self::Mp4 => None,
+            Self::Ts => Some(Box::new(TsFeed::new(TsRules::default()))),
+            Self::Mp4 => None,
         }
     }
 }

@@ -195,9 +195,11 @@ impl Chunker {
         let is_stalled = self.video_stalled && sample.track == Track::Video;
         self.has_newcomer |= !is_known || is_stalled;
         // Without a picture under way nothing is lost by beginning at once.
-        let may_begin = self.audio_leads() && sample.track == Track::Audio
-            || sample.track == Track::Video && dresser().is_random_access(&sample);
-        if self.has_newcomer && may_begin || is_known && !is_stalled && self.is_jump(&shifted) {
+        let may_begin = || match sample.track {
+            Track::Video => dresser().is_random_access(&sample),
+            _ => self.audio_leads(),
+        };
+        if self.has_newcomer && may_begin() || is_known && !is_stalled && self.is_jump(&shifted) {
             self.close_all();
             return self.push_sample(sample, wall_ms);
         }
