@@ -23,8 +23,10 @@ fn ffmpeg_plays_over_http_what_was_published_bit_exact() {
         let server = server("");
         let name = format!("exact-{}", fixture.name());
         let url = format!("http://127.0.0.1:{}/live/{name}.flv", server.other_port(1));
-        let mut playing: Vec<_> =
-            [Player::FfmpegDebian, Player::FfmpegNewer].into_iter().map(|player| Playing::start(player, &url)).collect();
+        let mut playing: Vec<_> = [Player::FfmpegDebian, Player::FfmpegNewer]
+            .into_iter()
+            .map(|player| Playing::start(player, &url))
+            .collect();
         server.wait_for_players(&name, playing.len());
         let mut publisher = Publisher::FfmpegDebian.publish(fixture, &server.url(&format!("live/{name}")));
         publisher.wait_for_success(CLIENT_DEADLINE);
@@ -265,7 +267,8 @@ fn a_viewer_that_is_behind_goes_on_at_a_keyframe() {
         publisher.peer.send_video(publisher.msid, number * 40, &avc_frame(number % 50 == 0, number, 60_000));
         well.until("every frame", |tag| self::number(tag) == Some(number));
     }
-    let seen: Vec<_> = viewer.until("the last keyframe", |tag| number(tag) == Some(400)).iter().filter_map(number).collect();
+    let seen: Vec<_> =
+        viewer.until("the last keyframe", |tag| number(tag) == Some(400)).iter().filter_map(number).collect();
     let leaps: Vec<_> = seen.windows(2).filter(|pair| pair[1] != pair[0] + 1).map(|pair| pair[1]).collect();
     assert!(!leaps.is_empty(), "24 MB do not fit into sockets");
     assert!(leaps.iter().all(|number| number % 50 == 0), "it leaps to keyframes: {leaps:?}");
