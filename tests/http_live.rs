@@ -108,6 +108,48 @@ fn a_ts_viewer_starts_with_tables_and_shares_its_feed_with_the_next() {
     }
 }
 
+#[test]
+fn an_mp4_viewer_starts_with_its_own_header_over_http_and_websocket() {
+    let server = server("");
+    let mut publisher = published(&server, "name");
+    publisher.send_frames(0..30);
+    publisher.audio(1170, 1);
+    publisher.settle();
+    let mut answer = get(server.other_port(1), "/live/name.mp4");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("video/mp4")));
+    let first = answer.piece().expect("there is a keyframe");
+    assert_eq!(first[4..8], *b"ftyp");
+    assert_eq!(first.windows(4).filter(|name| *name == b"moov").count(), 1);
+    assert!(first.windows(4).any(|name| name == b"moof"));
+    let mut answer = http::websocket(server.other_port(1), "/live/name.mp4");
+    let mut seen = Vec::new();
+    while frames(&seen).is_empty() {
+        seen.extend(answer.piece().expect("there is a keyframe"));
+    }
+    assert_eq!(frames(&seen)[0].1[4..8], *b"ftyp");
+}
+
+#[test]
+fn ffmpeg_reads_every_endless_format_without_an_error() {
+    let server = server("");
+    let mut publisher = Publisher::FfmpegDebian.publish_in_real_time(Fixture::H264Aac, &server.url("live/name"));
+    server.wait_for_log(&["live, stream: live/name"], CLIENT_DEADLINE);
+    let watch = |format: &'static str| {
+        let url = format!("http://127.0.0.1:{}/live/name.{format}", server.other_port(1));
+        let mut command = std::process::Command::new(common::tools::ffmpeg_debian());
+        command.args(["-v", "error", "-xerror", "-err_detect", "explode", "-i"]).arg(url);
+        command.args(["-map", "0:v", "-map", "0:a", "-frames:v", "10", "-f", "null", "-"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        (format, command.spawn().expect("ffmpeg starts"))
+    };
+    for (format, viewer) in ["flv", "ts", "mp4"].map(watch) {
+        let output = viewer.wait_with_output().expect("it was started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{format}: {errors}");
+    }
+    publisher.wait_for_success(CLIENT_DEADLINE);
+}
+
 // --- who may watch, and when ---------------------------------------------------------------------------------------------------
 
 #[test]
