@@ -54,7 +54,7 @@ fn browsers_play_for_a_minute_and_outlive_a_publisher_that_comes_back() {
     browser.wait_for("playing", START_DEADLINE);
     browser.wait_for("half", WATCHED);
     drop(publisher);
-    server.wait_for_log(&["publisher gone"], START_DEADLINE);
+    server.wait_for_log(&["publish ended", "live/test"], START_DEADLINE);
     let _publisher = publish(&server);
 
     let results = browser.results();
