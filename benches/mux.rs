@@ -11,6 +11,10 @@ use livemill::protocol::hls::rules::TsHlsRules;
 use livemill::protocol::hls::segmenter::TsSegmenter;
 use livemill::protocol::ts::{TsMuxer, TsRules};
 
+/// The server's own: what segments are kept in is a part of what they cost.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

@@ -46,6 +46,7 @@ fn the_endless_form_decodes_to_what_was_published() {
         }
         std::fs::write(&file, bytes).expect("the folder is writable");
         assert_same_frames(fixture, &file);
+        assert_gstreamer_takes(fixture, &file);
     }
 }
 
@@ -165,6 +166,25 @@ fn assert_same_frames(fixture: Fixture, made: &Path) {
     assert!(!was.is_empty());
     assert_eq!(was.len(), is.len(), "{fixture:?}: frames published and decoded");
     assert!(was == is, "{fixture:?}: the frames differ");
+}
+
+/// GStreamer finds the streams by their types, and its parsers take every frame.
+#[track_caller]
+fn assert_gstreamer_takes(fixture: Fixture, file: &Path) {
+    let video = if fixture == Fixture::Hevc { "h265parse" } else { "h264parse" };
+    let mut command = Command::new(tools::gst_launch());
+    command.args(["-q", "filesrc"]).arg(format!("location={}", file.display())).args(["!", "tsdemux", "name=d"]);
+    if fixture != Fixture::AudioOnly {
+        command.args(["d.", "!", "queue", "!", video, "!", "fakesink", "sync=false"]);
+    }
+    if fixture != Fixture::VideoOnly {
+        command.args(["d.", "!", "queue", "!", "aacparse", "!", "fakesink", "sync=false"]);
+    }
+    let output = command.env("GST_DEBUG", "2").env("GST_DEBUG_NO_COLOR", "1").output().expect("GStreamer starts");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let about_media =
+        complaints.lines().filter(|line| line.contains("tsdemux") || line.contains("parse")).collect::<Vec<_>>();
+    assert!(output.status.success() && about_media.is_empty(), "{fixture:?}: {complaints}");
 }
 
 /// The decoded frames of a file, as ffmpeg's hashes, by stream; any complaint of its is a failure.

@@ -42,7 +42,8 @@ impl TsFeed {
                 }
                 // What came before the picture goes before it.
                 self.flush_audio(chunks);
-                let mut out = Vec::new();
+                // The frame, a fortieth of packet headers, and the tables.
+                let mut out = Vec::with_capacity(sample.data.len() + sample.data.len() / 40 + 1024);
                 if sample.key || self.are_tables_due(sample.dts_ms) {
                     self.write_tables(sample.dts_ms, &mut out);
                 }
