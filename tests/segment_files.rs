@@ -186,7 +186,7 @@ fn dash_is_written_with_the_names_of_the_family_and_plays() {
     let _publishing = publish(Fixture::H264Aac, &server.url("live/n"));
     let text = wait::until("a manifest with some fragments", PATIENCE, || {
         let text = fs::read_to_string(folder.join("index.mpd")).ok()?;
-        (text.matches("<S t=").count() >= 4).then_some(text)
+        (text.matches("<S t=").count() >= 12).then_some(text)
     });
     assert!(
         text.contains("id=\"n_H264\"") && text.contains("id=\"n_AAC\"") && text.contains("media=\"$Time$.m4v\""),
