@@ -8,12 +8,14 @@
 //! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
+//! - [`exchange`]: one request in raw bytes, and its whole answer.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
 pub mod core_wait;
+pub mod exchange;
 pub mod fixtures;
 pub mod flv;
 pub mod health;
