@@ -17,8 +17,10 @@ use common::wait;
 #[test]
 fn every_kind_of_stream_plays_in_ffmpeg_without_an_error() {
     let server = TestServer::start_without_a_file();
-    let publishing: Vec<Running> =
-        Fixture::ALL.iter().map(|fixture| publish(*fixture, &server.url(&format!("live/{}", fixture.name())))).collect();
+    let publishing: Vec<Running> = Fixture::ALL
+        .iter()
+        .map(|fixture| publish(*fixture, &server.url(&format!("live/{}", fixture.name()))))
+        .collect();
     for fixture in Fixture::ALL {
         let url = format!("http://127.0.0.1:{}/live/{}/index.m3u8", server.other_port(1), fixture.name());
         let index = index(&server, fixture.name());
@@ -80,7 +82,9 @@ fn everything_that_is_listed_can_be_fetched_and_nothing_else() {
             assert!(answer.header("cache-control").is_some_and(|cache| cache.contains("immutable")), "{name}");
         }
     }
-    for name in ["x.m4s", "..%2fconf%2ftest.m4s", "%2e%2e/x.m4s", "other.m3u8", "video.m3u8.bak", "1-p99999.m4s", "i0.mp4"] {
+    for name in
+        ["x.m4s", "..%2fconf%2ftest.m4s", "%2e%2e/x.m4s", "other.m3u8", "video.m3u8.bak", "1-p99999.m4s", "i0.mp4"]
+    {
         assert_eq!(get(port, &format!("/live/a/{name}")).status, 404, "{name}");
     }
     assert_eq!(get(port, "/live/nobody/index.m3u8").status, 404);
@@ -98,7 +102,8 @@ fn answers_are_what_players_and_caches_expect() {
     assert_eq!(list.header("cache-control"), Some("no-cache"));
     let zipped = request(port, "GET", "/live/a/video.m3u8", &[("Accept-Encoding", "gzip")]);
     assert_eq!((zipped.header("content-encoding"), zipped.header("vary")), (Some("gzip"), Some("Accept-Encoding")));
-    let segment = Playlist::get(port, "/live/a.m3u8".replace("a.m3u8", "a/video.m3u8").as_str()).segments[0].uri.clone();
+    let segment =
+        Playlist::get(port, "/live/a.m3u8".replace("a.m3u8", "a/video.m3u8").as_str()).segments[0].uri.clone();
     let path = format!("/live/a/{segment}");
     let mut whole = get(port, &path);
     let length: usize = whole.header("content-length").and_then(|length| length.parse().ok()).expect("a length");
@@ -175,7 +180,9 @@ fn whoever_waits_is_counted_and_let_go_when_the_stream_ends() {
 fn segments_are_bounded_whatever_the_keyframes() {
     let server = with_http("http_max_fragment 4s;");
     let port = server.other_port(1);
-    for (name, every, frames, target) in [("each", 1, 200, 2), ("second", 25, 200, 2), ("long", 75, 300, 3), ("never", 10_000, 300, 4)] {
+    for (name, every, frames, target) in
+        [("each", 1, 200, 2), ("second", 25, 200, 2), ("long", 75, 300, 3), ("never", 10_000, 300, 4)]
+    {
         let (mut publisher, msid) = RtmpPeer::publish(server.port(), "live", name);
         publisher.send_video(msid, 0, AVC_CONFIG);
         (0..frames).for_each(|n| publisher.send_video(msid, n * 40, &avc_frame(n % every == 0, n, 500)));
@@ -258,7 +265,20 @@ fn index(server: &TestServer, name: &str) -> String {
 /// Plays three seconds with errors fatal; what was in it.
 fn play(url: &str) -> String {
     let mut ffmpeg = Command::new(ffmpeg_newer());
-    ffmpeg.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-xerror", "-i", url, "-t", "3", "-f", "null", "-"]);
+    ffmpeg.args([
+        "-nostdin",
+        "-hide_banner",
+        "-loglevel",
+        "warning",
+        "-xerror",
+        "-i",
+        url,
+        "-t",
+        "3",
+        "-f",
+        "null",
+        "-",
+    ]);
     let played = ffmpeg.output().expect("ffmpeg runs");
     let said = String::from_utf8_lossy(&played.stderr);
     assert!(played.status.success() && said.is_empty(), "{url}: {said}");
