@@ -43,6 +43,8 @@ pub struct Window {
     pub(super) ended: bool,
     /// Media time pushed so far.
     position_us: u64,
+    /// What is being pushed at this moment and not yet part of that: what leaves because of it leaves behind it.
+    coming_us: u64,
     /// Media time of `segments`.
     pub(super) listed_us: u64,
     longest_us: u64,
@@ -309,6 +311,7 @@ impl Window {
             independent: true,
             ended: false,
             position_us: 0,
+            coming_us: 0,
             listed_us: 0,
             longest_us: 0,
             bytes: 0,
@@ -357,6 +360,7 @@ impl Window {
         }
         let timescale = part.timescale.max(1);
         let duration_us = micros(part.duration, timescale);
+        self.coming_us = duration_us;
         let too_long = self.open.as_ref().is_some_and(|open| {
             open.duration_us + duration_us > longest_us(self.target_s) || open.part_bytes.len() >= PARTS_MAX
         });
@@ -389,7 +393,7 @@ impl Window {
         if self.rules.part_target_ms.is_some() {
             open.parts.push(ListedPart { number, duration_us, independent: part.independent });
         }
-        self.position_us = self.position_us.saturating_add(duration_us);
+        self.arrived();
         self.bytes += part.bytes.len();
         let too_many_bytes = open.bytes > self.rules.bytes_max;
         self.open = Some(open);
@@ -421,15 +425,17 @@ impl Window {
     /// There is nothing here for so long, while other renditions have something: a segment that players do not fetch. Who does is given
     /// what holds no frame. Of `gap` the bytes and `independent` do not matter.
     pub fn push_gap(&mut self, gap: Part) {
-        self.close();
         if self.ended {
             return;
         }
-        let mut segment = self.new_segment(&gap, gap.timescale.max(1));
+        let timescale = gap.timescale.max(1);
+        self.coming_us = micros(gap.duration, timescale).min(longest_us(self.target_s));
+        self.close();
+        let mut segment = self.new_segment(&gap, timescale);
         segment.duration = gap.duration;
-        segment.duration_us = micros(gap.duration, segment.timescale).min(longest_us(self.target_s));
+        segment.duration_us = self.coming_us;
         segment.gap = true;
-        self.position_us = self.position_us.saturating_add(segment.duration_us);
+        self.arrived();
         self.list(segment, self.nothing());
     }
 
@@ -676,7 +682,8 @@ impl Window {
         self.listed_us = self.listed_us.saturating_sub(segment.duration_us);
         self.discontinuity_sequence += u64::from(segment.discontinuity);
         // RFC 8216 6.2.2: still there for the length of itself and of the longest playlist that listed it.
-        let until_us = self.position_us.saturating_add(segment.duration_us).saturating_add(self.longest_us);
+        let now_us = self.position_us.saturating_add(self.coming_us);
+        let until_us = now_us.saturating_add(segment.duration_us).saturating_add(self.longest_us);
         self.retired.push_back(Retired { segment, until_us });
     }
 
@@ -686,6 +693,7 @@ impl Window {
             self.forget();
         }
         let reach_us = 3 * self.target_us();
+        let now_us = self.position_us.saturating_add(self.coming_us);
         let mut gone = Vec::new();
         let newest_first =
             self.segments.iter_mut().rev().chain(self.retired.iter_mut().rev().map(|old| &mut old.segment));
@@ -699,7 +707,7 @@ impl Window {
                 break;
             }
             match segment.parts_until_us {
-                None => segment.parts_until_us = Some(self.position_us.saturating_add(reach_us)),
+                None => segment.parts_until_us = Some(now_us.saturating_add(reach_us)),
                 Some(until_us) if until_us <= self.position_us => gone.append(&mut segment.parts),
                 Some(_) => {}
             }
@@ -756,6 +764,10 @@ impl Window {
             self.files.remove(&self.init_name(init.number));
             self.bytes = self.bytes.saturating_sub(init.bytes.len() + ENTRY_BYTES);
         }
+    }
+
+    fn arrived(&mut self) {
+        self.position_us = self.position_us.saturating_add(std::mem::take(&mut self.coming_us));
     }
 
     fn changed(&mut self) {

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::format::Format;
 use super::fragment::{FragmentSample, Run, fragment};
 use super::init::{InitTrack, init};
-use super::source::{Gate, Tracks};
+use super::source::{Beginning, Gate, Tracks};
 use super::track::{Dresser, MAX_DRIFT_MS, ticks};
 use crate::media::packet::{Packet, PacketKind, Track};
 use crate::protocol::feed::Endless;
@@ -91,16 +91,13 @@ impl Mp4Feed {
 
     /// The gate is open: a header, then what has waited.
     fn begin(&mut self, out: &mut Pieces) {
-        let Some((samples, start_ms, _)) = self.gate.take().and_then(Gate::into_samples) else {
+        let Some(Beginning { samples, .. }) = self.gate.take().and_then(Gate::into_samples) else {
             return;
         };
-        let has = |track| samples.iter().any(|(sample, _)| sample.track == track);
+        let has = |track| samples.iter().any(|sample| sample.track == track);
         self.open(has(Track::Video), has(Track::Audio), out);
-        for (sample, _) in samples {
-            // Sound from before the picture would be played before it.
-            if sample.dts_ms >= start_ms {
-                self.take(&sample, out);
-            }
+        for sample in samples {
+            self.take(&sample, out);
         }
     }
 
