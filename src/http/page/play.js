@@ -61,6 +61,7 @@ function showFigures() {
   setText($('latency'), isShown && stats.latency_s !== null ? `${stats.latency_s.toFixed(1)} s` : '');
   screen.classList.toggle('is-late', isShown && stats.buffer_s > LATE_S);
   $('sound-only').hidden = !(player.state === State.playing && stats.width === 0 && video.readyState >= 2);
+  screen.classList.toggle('is-silent', stats.has_sound === false);
   const isPart = player.state === State.playing && stats.missing !== '';
   $('note').hidden = !isPart;
   if (isPart) setText($('note'), `${stats.width > 0 ? 'No sound' : 'No picture'}: this browser cannot play ${codecWords(stats.missing)}.`);

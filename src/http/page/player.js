@@ -136,6 +136,7 @@ export class LivePlayer extends EventTarget {
       height: video.videoHeight,
       codecs: this.#source?.codecs ?? '',
       missing: this.#missing,
+      has_sound: this.#source?.shape.includes('audio') ?? null,
       bits_per_s: span > 1000 ? (total * 8000) / span : null,
       rate: video.playbackRate,
       stalls: this.#stalls,
