@@ -178,7 +178,8 @@ impl<'a> Scene<'a> {
                 crc: fields[5].to_owned(),
             }
         };
-        out.lines().filter(|line| !line.starts_with('#')).map(packet).collect()
+        // Out of FLV also come packets without data, where a configuration was.
+        out.lines().filter(|line| !line.starts_with('#')).map(packet).filter(|packet| packet.size > 0).collect()
     }
 
     /// A hash of all that is decoded.
