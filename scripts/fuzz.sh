@@ -33,6 +33,7 @@ words() {
     config) sources=src/config/directives.rs ;;
     session | client_session) sources='src/protocol/rtmp/*.rs' ;;
     url) sources=src/protocol/rtmp/url.rs ;;
+    playlist_query) sources=src/protocol/hls/playlist.rs ;;
     *) return 0 ;;
     esac
     grep -hoE '"[A-Za-z_.:/?=]{2,40}"' $sources | sort -u

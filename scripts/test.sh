@@ -5,8 +5,8 @@
 #   scripts/test.sh --no-install  install nothing; say what is missing and fail
 #   scripts/test.sh --prepare     install what the tests need and stop
 #
-# Needs Rust and a Debian-like system, as root or with sudo. What the tests need besides (encoders, players, a reference
-# server) comes from Debian packages; a newer ffmpeg, cargo-deny and cargo-fuzz go below target/ and touch nothing else.
+# Needs Rust and a Debian-like system, as root or with sudo. What the tests need besides (encoders, players, a browser, a
+# reference server) comes from Debian packages; a newer ffmpeg, web players, cargo-deny and cargo-fuzz go below target/.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -28,7 +28,12 @@ APT_NEEDS=(
   "nginx-module:ngx_rtmp_module:libnginx-mod-rtmp"
   "gio-tls:glib-networking"
   "python-venv:python3-venv"
+  "chromium:chromium"
+  "node:nodejs"
+  "npm:npm"
 )
+# Web players, as their projects publish them, and what drives the browser (the newest that Debian's node 18 can run).
+NPM_NEEDS=(hls.js@1.7.4 mpegts.js@1.8.2 dashjs@5.2.1 video.js@8.24.1 puppeteer-core@24.8.2)
 IMAGEIO_FFMPEG_VERSION=0.8.1 # carries ffmpeg 9, which speaks Enhanced RTMP; Debian's does not
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
@@ -129,6 +134,17 @@ install_new_ffmpeg() {
   "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "imageio-ffmpeg==$IMAGEIO_FFMPEG_VERSION"
 }
 
+# has_npm NAME@VERSION: is this npm package here in this version?
+has_npm() { grep -qs "\"version\": \"${1##*@}\"" "$TOOLS/node/node_modules/${1%@*}/package.json"; }
+
+missing_npm() {
+  local need
+  for need in "${NPM_NEEDS[@]}"; do has_npm "$need" || echo "$need"; done
+}
+
+# Without their install scripts: these packages are files to serve, and one of them would fetch a browser.
+install_npm() { npm install --prefix "$TOOLS/node" --silent --no-audit --no-fund --ignore-scripts "${NPM_NEEDS[@]}"; }
+
 deny() { cargo-deny "$@"; }
 
 # has_tool NAME VERSION: is this cargo tool here, ours or the machine's own?
@@ -183,6 +199,14 @@ prepare() {
       install_new_ffmpeg
     fi
     [ -n "$(new_ffmpeg)" ] || absent+=("a newer ffmpeg: PyPI package imageio-ffmpeg $IMAGEIO_FFMPEG_VERSION in target/test-tools/venv")
+  fi
+
+  if [ -n "$(missing_npm)" ]; then
+    if [ "$install" = yes ] && has npm; then
+      echo "fetching web players (npm packages ${NPM_NEEDS[*]}, into target/test-tools/node)"
+      mkdir -p "$TOOLS/node" && install_npm
+    fi
+    [ -z "$(missing_npm)" ] || absent+=("npm packages in target/test-tools/node: $(missing_npm | tr '\n' ' ')")
   fi
 
   need_tool cargo-deny "$CARGO_DENY_VERSION" --no-default-features

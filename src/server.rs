@@ -20,14 +20,16 @@ use crate::{
     actors::{
         house::House,
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
-        outputs::Outputs,
+        outputs::{FinishOutputs, Outputs},
         port::Port,
         router::Router,
         support::{
             census::Census,
             directory::Directory,
             tls::{TlsAcceptor, TlsError},
+            viewers::Viewers,
         },
+        sweeper::Sweeper,
     },
     config::{Config, Endpoint, Listen, ListenAddress},
     http::{
@@ -163,6 +165,8 @@ async fn serve(
     let house = std::sync::Arc::new(house);
     let homes = arbiters.iter().map(Arbiter::handle).collect();
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
+    // It lives for as long as it has a timer.
+    drop(Sweeper::new(config).map(Sweeper::start));
     let (count, connections) = watch::channel(0);
     let (listener_alive, listener_gone) = oneshot::channel();
     let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
@@ -173,9 +177,17 @@ async fn serve(
         logs: logs.access.clone(),
     });
     let http = http::server::start(&site, http, &handles);
+    let viewers = house.viewers.clone();
     let listener = Listener::new(house, ports, handles, count, listener_alive).start();
 
-    let mut finish = Finish { listener, http, connections, patience: config.process.worker_shutdown_timeout };
+    let mut finish = Finish {
+        listener,
+        outputs: site.outputs.clone(),
+        http,
+        viewers,
+        connections,
+        patience: config.process.worker_shutdown_timeout,
+    };
     let mut gone = Box::pin(async move {
         tokio::select! {
             _ = router_gone => "router",
@@ -240,7 +252,9 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    outputs: Addr<Outputs>,
     http: Running,
+    viewers: Viewers,
     connections: watch::Receiver<usize>,
     patience: Option<Duration>,
 }
@@ -268,6 +282,10 @@ impl Finish {
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
         let _ = self.listener.send(CloseAll).await;
+        // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
+        if self.viewers.dismiss("the server is ending", |_| true) > 0 {
+            let _ = timeout(VIEWERS_LEAVE, self.viewers.gone()).await;
+        }
         self.http.close_all();
         let left = async {
             let _ = self.connections.wait_for(|left| *left == 0).await;
@@ -276,6 +294,9 @@ impl Finish {
         if timeout(LAST_WORDS, left).await.is_err() {
             let left = *self.connections.borrow() + self.http.open();
             warn!(left, "some peers did not close in time");
+        }
+        if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
+            warn!("the disk did not take the last files in time");
         }
     }
 }
@@ -344,5 +365,11 @@ const MEMORY_TICK: Duration = Duration::from_secs(1);
 /// Large enough to be a matter between the allocator and the system; never touched, so it costs address space only.
 const UNTOUCHED_BYTES: usize = 1 << 20;
 
+/// How long viewers over HTTP have to read the end of their answers.
+const VIEWERS_LEAVE: Duration = Duration::from_millis(500);
+
 /// How long the end of the process waits for peers to read the last words and close.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long it waits for files that are being written.
+const LAST_FILES: Duration = Duration::from_secs(3);

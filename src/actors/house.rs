@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use super::{
     live_stream::Rules,
     router::Router,
-    support::{census::Census, deadlines::Times, directory::Directory, viewers::Viewers},
+    support::{census::Census, deadlines::Times, directory::Directory, disk::Disk, shelf::Shelf, viewers::Viewers},
 };
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
     log::access::{AccessLog, AccessLogs},
-    media::{gather::GatherRules, queue::QueueRules},
+    media::{gather::GatherRules, key::StreamKey, queue::QueueRules},
     protocol::{
         amf,
         rtmp::{limits::SessionLimits, server::SessionConfig},
@@ -32,6 +32,9 @@ pub struct House {
     pub census: Census,
     pub directory: Directory,
     pub viewers: Viewers,
+    /// Outputs made of segments that are in memory.
+    pub shelf: Shelf,
+    pub disk: Disk,
     pub limits: Limits,
     /// The applications of each server, by its index.
     floors: Vec<Floor>,
@@ -57,6 +60,8 @@ impl House {
             census,
             directory,
             viewers: Viewers::default(),
+            shelf: Shelf::default(),
+            disk: Disk::default(),
             limits,
             floors,
             started: Instant::now(),
@@ -75,6 +80,15 @@ impl House {
         let application = server.application(name)?;
         let floor = self.floors.get(server.index)?;
         floor.venues.iter().find(|venue| Arc::ptr_eq(&venue.application, application)).map(Arc::clone)
+    }
+
+    /// The application that a stream belongs to.
+    pub fn venue_of(&self, key: &StreamKey) -> Option<Arc<Venue>> {
+        let floors = self.floors.iter().filter(|floor| *floor.id == *key.vhost);
+        floors.into_iter().find_map(|floor| {
+            let named = |name: &str| floor.venues.iter().find(|venue| venue.application.name == name);
+            named(&key.app).or_else(|| named("*")).map(Arc::clone)
+        })
     }
 
     /// What sessions with this server have in common.
@@ -121,6 +135,8 @@ impl Venue {
 }
 
 struct Floor {
+    /// The virtual host in stream names.
+    id: String,
     venues: Vec<Arc<Venue>>,
     session: Arc<SessionConfig>,
     times: Arc<Times>,
@@ -151,6 +167,7 @@ impl Floor {
             })
         };
         Self {
+            id: server.id.clone(),
             venues: server.applications.iter().map(venue).collect(),
             session: Arc::new(session_config(server, limits)),
             times: Arc::new(Times::new(limits, &server.rtmp)),

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{DuplicatePublisher, Live, Meta},
     media::{
+        codec::{AudioCodec, Codec},
         gather::Gathered,
         gop::{GopCache, GopLimits},
         key::StreamKey,
@@ -52,6 +53,8 @@ pub struct LiveStream {
     newcomers: VecDeque<Newcomer>,
     subscribers: Subscribers,
     counters: Arc<StreamCounters>,
+    /// The codecs of picture and sound that `counters` were told of.
+    described: (Option<Codec>, Option<Codec>),
     /// When the log last told of a jump of the publisher's clock.
     jump_said: Option<Duration>,
     herald: Herald,
@@ -203,6 +206,7 @@ impl LiveStream {
             newcomers: VecDeque::new(),
             subscribers: Subscribers::default(),
             counters,
+            described: (None, None),
             jump_said: None,
             herald,
             link,
@@ -241,6 +245,7 @@ impl LiveStream {
         let video = message.medium == Medium::Video;
         match tag::read(video, message.body) {
             Ok(Reading::Frame(frame)) => {
+                self.describe(&frame);
                 let placed = self.timeline.place(frame.track, message.time, frame.kind, frame.cts_ms, now);
                 if let Some(notice) = placed.notice {
                     self.note_clock(frame.track, notice, now);
@@ -266,6 +271,22 @@ impl LiveStream {
                 None
             }
         }
+    }
+
+    /// Codecs without a configuration are described by their first frame.
+    fn describe(&mut self, frame: &tag::Frame) {
+        let known = match frame.track {
+            Track::Video => &mut self.described.0,
+            _ => &mut self.described.1,
+        };
+        let is_config = frame.kind == PacketKind::Config;
+        if !is_config && *known == Some(frame.codec) {
+            return;
+        }
+        *known = Some(frame.codec);
+        let has_no_config = matches!(frame.codec, Codec::Audio(AudioCodec::Mp3 | AudioCodec::Ac3 | AudioCodec::Eac3));
+        let record = if is_config || has_no_config { frame.data() } else { Bytes::new() };
+        self.counters.describe(frame.codec, &record);
     }
 
     fn note_clock(&mut self, track: Track, notice: Notice, now: Duration) {
@@ -319,6 +340,7 @@ impl LiveStream {
 
     fn end_publisher(&mut self) {
         self.counters.publishing.store(false, Ordering::Relaxed);
+        self.counters.end();
         self.cache.clear();
         self.publisher = None;
         self.subscribers.tell(&Deliver::End);
@@ -384,6 +406,8 @@ impl LiveStream {
             last_media: now,
             active: false,
         });
+        self.described = (None, None);
+        self.counters.begin(Instant::now());
         self.counters.publishing.store(true, Ordering::Relaxed);
         Ok(Publication { session: *session })
     }

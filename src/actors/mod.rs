@@ -29,14 +29,17 @@
 //! the router wait for nobody.
 
 pub mod audience;
+pub mod cmaf_muxer;
 pub mod connection;
 pub mod feed;
+pub mod hls_muxer;
 pub mod house;
 pub mod listener;
 pub mod live_stream;
 pub mod outputs;
 pub mod port;
 pub mod router;
+pub mod segments;
 pub mod source;
 pub mod support;
 pub mod sweeper;

@@ -20,10 +20,18 @@ use super::{
     house::{House, Venue},
     live_stream::StreamEvent,
     router::{NoStream, OpenStream, Opened, Purpose},
+    segments::{Files, published},
     source::Source,
     support::link::{ExitReason, Exited, Link},
 };
-use crate::{media::key::StreamKey, protocol::feed::Endless};
+use crate::{
+    media::key::StreamKey,
+    protocol::{
+        feed::Endless,
+        mp4::feed::Mp4Feed,
+        ts::{feed::TsFeed, muxer::TsRules},
+    },
+};
 
 pub struct Outputs {
     house: Arc<House>,
@@ -31,6 +39,7 @@ pub struct Outputs {
     homes: Vec<ArbiterHandle>,
     next_home: usize,
     feeds: HashMap<(StreamKey, Endlessly), KnownFeed>,
+    files: Files,
 }
 
 /// An output that is wanted of a stream, made if it is not there yet.
@@ -77,7 +86,7 @@ struct KnownFeed {
 impl Outputs {
     /// `homes` are the arbiters on which outputs live.
     pub fn new(house: Arc<House>, homes: Vec<ArbiterHandle>) -> Self {
-        Self { house, homes, next_home: 0, feeds: HashMap::new() }
+        Self { house, homes, next_home: 0, feeds: HashMap::new(), files: Files::default() }
     }
 
     fn home(&mut self) -> ArbiterHandle {
@@ -89,29 +98,22 @@ impl Outputs {
     /// The output of a stream that is there.
     fn open(&mut self, asked: OpenOutput, opened: &Opened, ctx: &Context<Self>) -> Result<OutputHandle, NoStream> {
         match asked.kind {
-            OutputKind::Endless(kind) => self.feed(asked, kind, opened, ctx).map(OutputHandle::Feed),
+            OutputKind::Endless(kind) => Ok(OutputHandle::Feed(self.feed(asked, kind, opened, ctx))),
         }
     }
 
-    fn feed(
-        &mut self,
-        asked: OpenOutput,
-        kind: Endlessly,
-        opened: &Opened,
-        ctx: &Context<Self>,
-    ) -> Result<Source, NoStream> {
+    fn feed(&mut self, asked: OpenOutput, kind: Endlessly, opened: &Opened, ctx: &Context<Self>) -> Source {
         let name = (asked.key, kind);
         let known = self.feeds.get_mut(&name).filter(|known| known.stream == opened.id() && known.feed.connected());
         if let Some(known) = known {
             known.asked = Instant::now();
-            return Ok(known.source.clone());
+            return known.source.clone();
         }
-        let endless = kind.start().ok_or(NoStream::NotFound)?;
         let id = feed::next_id();
         let link = Link::new(id, ctx.address().recipient());
         let home = self.home();
         let live = &asked.venue.rules.live;
-        let running = Feed::open(id, opened.source(), endless, live, link, &home);
+        let running = Feed::open(id, opened.source(), kind.start(), live, link, &home);
         debug!(stream = %name.0, kind = ?kind, "feed started");
         let source = running.source.clone();
         let known = KnownFeed {
@@ -125,7 +127,7 @@ impl Outputs {
         if let Some(old) = self.feeds.insert(name, known) {
             old.feed.do_send(EndFeed);
         }
-        Ok(source)
+        source
     }
 
     /// Ends what nobody has used for a while.
@@ -143,9 +145,10 @@ impl Outputs {
 }
 
 impl Endlessly {
-    fn start(self) -> Option<Box<dyn Endless>> {
+    fn start(self) -> Box<dyn Endless> {
         match self {
-            Self::Ts | Self::Mp4 => None,
+            Self::Ts => Box::new(TsFeed::new(TsRules::default())),
+            Self::Mp4 => Box::new(Mp4Feed::new()),
         }
     }
 }
@@ -173,10 +176,14 @@ impl Handler<OpenOutput> for Outputs {
 impl Handler<StreamEvent> for Outputs {
     type Result = ();
 
-    fn handle(&mut self, event: StreamEvent, _: &mut Self::Context) {
+    fn handle(&mut self, event: StreamEvent, ctx: &mut Self::Context) {
         match event {
-            // A feed hears both from the stream itself.
-            StreamEvent::Published { .. } | StreamEvent::Ended { .. } => {}
+            // A feed hears both from the stream itself, and so do the muxers that write files.
+            StreamEvent::Published { key, opened } => {
+                let home = self.home();
+                self.files.begin(&self.house, &key, &opened, &home, &ctx.address().recipient());
+            }
+            StreamEvent::Ended { .. } => {}
             StreamEvent::Gone { key, id } => self.feeds.retain(|(of, _), known| {
                 let lives = known.stream != id || *of != key;
                 if !lives {
@@ -191,11 +198,34 @@ impl Handler<StreamEvent> for Outputs {
 impl Handler<Exited> for Outputs {
     type Result = ();
 
-    fn handle(&mut self, Exited { id, reason }: Exited, _: &mut Self::Context) {
+    fn handle(&mut self, Exited { id, reason }: Exited, ctx: &mut Self::Context) {
+        if let Some(key) = self.files.forget(id) {
+            if reason == ExitReason::Panicked {
+                error!(stream = %key, "files of a stream are not written any more, by a bug in livemill");
+            } else if let Some(opened) = published(&self.house, &key) {
+                // It ended at the moment in which the next publisher came.
+                let home = self.home();
+                self.files.begin(&self.house, &key, &opened, &home, &ctx.address().recipient());
+            }
+            return;
+        }
         if reason == ExitReason::Panicked {
             error!("a feed failed by a bug in livemill; its viewers are closed");
         }
         self.feeds.retain(|_, known| known.id != id);
+    }
+}
+
+/// The process is about to end: files are to be finished. Answered when they are.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FinishOutputs;
+
+impl Handler<FinishOutputs> for Outputs {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FinishOutputs, _: &mut Self::Context) -> Self::Result {
+        self.files.finish()
     }
 }
 

@@ -232,10 +232,235 @@ impl Handler<Dismiss> for Viewer {
     type Result = ();
 
     fn handle(&mut self, Dismiss { reason }: Dismiss, ctx: &mut Self::Context) {
-        if self.body.borrow().is_blocked() {
-            self.break_off(reason, ctx);
-        } else {
-            self.finish(reason);
+        self.finish(reason);
+        ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
+/// How long a viewer that was sent away has to read the end of its answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        actors::{
+            live_stream::{EndPublish, Incoming, Ingest, Medium, Publish, Replaced},
+            router::{OpenStream, Opened, Purpose, Router},
+            support::{census::Census, directory::Directory},
+        },
+        config::{BuiltIn, Config, Live},
+        log::access::AccessLogFiles,
+        protocol::flv::stream::Tracks,
+    };
+
+    struct Publisher;
+    impl Actor for Publisher {
+        type Context = Context<Self>;
+    }
+    impl Handler<Replaced> for Publisher {
+        type Result = ();
+        fn handle(&mut self, _: Replaced, _: &mut Self::Context) {}
+    }
+
+    /// A server of one application, and a stream in it.
+    struct Scene {
+        house: Arc<House>,
+        venue: Arc<Venue>,
+        key: StreamKey,
+        opened: Opened,
+        session: u64,
+    }
+
+    impl Scene {
+        async fn new(live: Live) -> Self {
+            let mut config = Config::built_in(BuiltIn::default());
+            let server = Arc::make_mut(config.servers.first_mut().expect("the built-in one"));
+            let application = server.applications.first_mut().expect("the built-in one");
+            Arc::make_mut(application).live_options = live;
+            let server = Arc::clone(&config.servers[0]);
+            let directory = Directory::default();
+            let (alive, _) = oneshot::channel();
+            let router = Router::new(config.limits.clone(), directory.clone(), None, alive).start();
+            let census = Census::new(config.limits.clone(), 100);
+            config.servers.iter_mut().for_each(|server| Arc::make_mut(server).access_log.clear());
+            let logs = AccessLogFiles::open(&Config { servers: Vec::new(), ..config.clone() }, None)
+                .expect("there is nothing to open")
+                .start()
+                .expect("there is nothing to start");
+            config.servers = vec![Arc::clone(&server)];
+            let house = Arc::new(House::new(router, census, directory, &config, &logs, 1));
+            let venue = house.venue(&server, "live").expect("the built-in one");
+            let key = StreamKey::parse("default", "live", "name").expect("a good name");
+            let open = OpenStream {
+                key: key.clone(),
+                rules: Arc::clone(&venue.rules),
+                purpose: Purpose::Publish,
+                home: Arbiter::current(),
+            };
+            let opened = house.router.send(open).await.expect("the router lives").expect("there is room");
+            let mut scene = Self { house, venue, key, opened, session: 0 };
+            scene.publish().await;
+            scene
         }
+
+        async fn publish(&mut self) {
+            self.session += 1;
+            let to = Publisher.start().recipient();
+            let asked = Publish { session: self.session, peer: None, to };
+            self.opened.stream.send(asked).await.expect("the stream lives").expect("the name is free");
+            self.send(&[CONFIG, KEY]).await;
+        }
+
+        async fn send(&self, bodies: &[&'static [u8]]) {
+            let messages = bodies
+                .iter()
+                .map(|body| Incoming { medium: Medium::Video, time: 0, body: Bytes::from_static(body) })
+                .collect();
+            self.opened.stream.send(Ingest { session: self.session, messages }).await.expect("the stream lives");
+        }
+
+        async fn end_publish(&self) {
+            self.opened.stream.send(EndPublish { session: self.session }).await.expect("the stream lives");
+        }
+
+        fn watch(&self, hang_up: Option<HangUp>) -> Watching {
+            self.watch_as(Form::flv(Tracks { audio: false, video: true }, false), hang_up)
+        }
+
+        fn watch_as(&self, form: Form, hang_up: Option<HangUp>) -> Watching {
+            Viewer::begin(Visit {
+                house: Arc::clone(&self.house),
+                venue: Arc::clone(&self.venue),
+                key: self.key.clone(),
+                source: self.opened.source(),
+                protocol: Protocol::HttpFlv,
+                form,
+                record: SessionRecord::default(),
+                hang_up,
+            })
+        }
+
+        fn viewers(&self) -> u32 {
+            self.opened.counters.players.of(Protocol::HttpFlv)
+        }
+
+        async fn until_nobody_is_left(&self) {
+            self.house.viewers.gone().await;
+            assert_eq!(self.viewers(), 0);
+        }
+    }
+
+    async fn next(watching: &mut Watching) -> Option<Result<Bytes, BrokenOff>> {
+        poll_fn(|task| watching.poll_bytes(task)).await
+    }
+
+    /// The next piece, which must be there.
+    async fn piece(watching: &mut Watching) -> Bytes {
+        next(watching).await.expect("the answer goes on").expect("it is not broken off")
+    }
+
+    fn count(bytes: &[u8], part: &[u8]) -> usize {
+        bytes.windows(part.len()).filter(|window| *window == part).count()
+    }
+
+    const CONFIG: &[u8] = &[0x17, 0, 0, 0, 0, 1, 66, 0, 30, 0xFF, 0xE0, 0];
+    const KEY: &[u8] = &[0x17, 1, 0, 0, 0, 0, 0, 0, 1, 0x65];
+    const INTER: &[u8] = &[0x27, 1, 0, 0, 0, 0, 0, 0, 1, 0x41];
+
+    #[actix::test]
+    async fn a_viewer_is_counted_while_its_answer_lasts() {
+        let scene = Scene::new(Live::default()).await;
+        let mut watching = scene.watch(None);
+        let first = piece(&mut watching).await;
+        assert_eq!((&first[..5], count(&first, CONFIG), count(&first, KEY)), (&b"FLV\x01\x01"[..], 1, 1));
+        assert_eq!((scene.viewers(), scene.house.viewers.len()), (1, 1));
+        drop(watching);
+        scene.until_nobody_is_left().await;
+    }
+
+    #[actix::test]
+    async fn viewers_share_the_bytes_of_a_frame() {
+        let scene = Scene::new(Live::default()).await;
+        let watch = || scene.watch_as(Form::Ready, None);
+        let (mut one, mut other) = (watch(), watch());
+        piece(&mut one).await;
+        piece(&mut other).await;
+        scene.send(&[INTER]).await;
+        assert_eq!(piece(&mut one).await.as_ptr(), piece(&mut other).await.as_ptr());
+    }
+
+    #[actix::test]
+    async fn a_viewer_that_takes_nothing_is_hung_up_on_and_nobody_else_notices() {
+        tokio::time::pause();
+        let scene = Scene::new(Live::default()).await;
+        let hang_up = HangUp::default();
+        let stuck = scene.watch(Some(hang_up.clone()));
+        let mut well = scene.watch(None);
+        piece(&mut well).await;
+        let (done, mut over) = mpsc::channel::<()>(1);
+        actix::spawn(async move {
+            hang_up.asked().await;
+            drop((stuck, done));
+        });
+        let began = tokio::time::Instant::now();
+        let frames = async {
+            loop {
+                scene.send(&[INTER]).await;
+                assert_eq!(count(&piece(&mut well).await, INTER), 1);
+                tokio::time::advance(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            _ = over.recv() => {}
+            () = frames => {}
+        }
+        let after = began.elapsed().as_secs();
+        assert!((15..=21).contains(&after), "after {after} s");
+        assert_eq!(scene.viewers(), 1);
+    }
+
+    #[actix::test]
+    async fn a_viewer_stays_for_the_next_publisher_and_is_sent_its_headers() {
+        let mut scene = Scene::new(Live::default()).await;
+        let mut watching = scene.watch(None);
+        piece(&mut watching).await;
+        scene.end_publish().await;
+        scene.publish().await;
+        let mut seen = Vec::new();
+        while count(&seen, KEY) == 0 {
+            seen.extend_from_slice(&piece(&mut watching).await);
+        }
+        assert_eq!((count(&seen, CONFIG), count(&seen, b"FLV")), (1, 0));
+    }
+
+    #[actix::test]
+    async fn without_idle_streams_the_publisher_takes_its_viewers_along() {
+        let scene = Scene::new(Live { idle_streams: false, ..Live::default() }).await;
+        let mut watching = scene.watch(None);
+        piece(&mut watching).await;
+        scene.send(&[INTER]).await;
+        scene.end_publish().await;
+        assert_eq!(count(&piece(&mut watching).await, INTER), 1, "what came before the end is sent");
+        assert!(next(&mut watching).await.is_none(), "a whole answer");
+        drop(watching);
+        scene.until_nobody_is_left().await;
+    }
+
+    #[actix::test]
+    async fn a_viewer_can_be_sent_away() {
+        let scene = Scene::new(Live::default()).await;
+        let (mut watching, mut stays) = (scene.watch(None), scene.watch(None));
+        piece(&mut watching).await;
+        piece(&mut stays).await;
+        assert_eq!(scene.house.viewers.dismiss("enough", |entry| entry.protocol == Protocol::WsFlv), 0);
+        assert_eq!(scene.house.viewers.dismiss("enough", |entry| &*entry.key.name == "name"), 2);
+        assert!(next(&mut watching).await.is_none());
+        drop((watching, stays));
+        scene.until_nobody_is_left().await;
     }
 }

@@ -11,6 +11,7 @@ use super::check::{self, Verdict};
 use super::diagnose::{Problem, nearest};
 use super::directives::{self, Contexts};
 use super::hosts::{self, Written};
+use super::http;
 use super::syntax::{self, Directive, Disk, Place, Tree, Word};
 use super::values::{self, Resolve};
 use super::verify::verify;
@@ -76,6 +77,7 @@ impl Config {
 fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Config, Problem> {
     let root = Scope::root(&tree.directives);
     let rtmp = root.own("rtmp").next();
+    let web = root.own("http").next();
     // Formats may be used before they are written; an error in one is told when its turn comes.
     let formats = log_formats(rtmp);
     let known = formats.as_deref().unwrap_or_default();
@@ -87,7 +89,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     let paths = Paths { prefix: prefix.to_owned(), conf: path.parent().unwrap_or(Path::new("")).to_owned() };
     let process = process(&root, &paths)?;
     let inner = root.inside(rtmp);
-    let mut builder = Builder { paths, resolve, log_formats, warnings, folders: Vec::new() };
+    let mut builder = Builder { paths: paths.clone(), resolve, log_formats, warnings, folders: Vec::new() };
     let limits = limits(&inner, rtmp)?;
     let mut servers = Vec::new();
     let mut listens = Vec::new();
@@ -99,7 +101,8 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     hosts::share_port(&mut servers, &listens);
     hosts::name(&mut servers);
     let mut warnings = builder.warnings;
-    if servers.is_empty() {
+    let http = web.map(|web| http::read::http(&root.inside(Some(web)), &paths, resolve, &mut warnings)).transpose()?;
+    if servers.is_empty() && !http.as_ref().is_some_and(|http| !http.servers.is_empty()) {
         let place = rtmp.map_or_else(
             || Place { file: path.to_string_lossy().into(), line: 1, column: 1 },
             |d| d.name.place.clone(),
@@ -113,7 +116,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         limits,
         servers: servers.into_iter().map(Arc::new).collect(),
         log_formats: builder.log_formats,
-        http: None,
+        http: http.map(Arc::new),
         warnings,
     })
 }
@@ -123,6 +126,7 @@ fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Res
     match (directive.name.text.as_str(), context) {
         ("listen", Contexts::SERVER) => listen(directive, resolve).map(drop),
         ("server_name", Contexts::SERVER) => server_names(directive).map(drop),
+        (_, context) if super::verify::is_http(context) => http::read::check(directive, context, resolve),
         ("allow" | "deny", _) => access_rule(directive).map(drop),
         ("error_log", _) => error_log(directive).map(drop),
         ("worker_processes", _) => workers(Some(directive)).map(drop),
@@ -174,16 +178,9 @@ fn relay(directive: &Directive) -> Result<(), Problem> {
 pub(super) fn missing(tree: &Tree) -> Vec<Notice> {
     let report = check::report(tree);
     let mut notices: Vec<(Notice, usize)> = Vec::new();
-    let mut in_http: Vec<&str> = Vec::new();
     for used in &report.used {
         let name = used.directive.as_str();
         let reason = match &used.verdict {
-            Verdict::NotYet(_) if used.in_http && directives::http_is_plain(name) => {
-                if !in_http.contains(&name) {
-                    in_http.push(name);
-                }
-                continue;
-            }
             Verdict::NotYet(text) => format!("does nothing yet: {text}"),
             Verdict::Unknown => "is unknown to livemill: kept, and nothing is done with it".to_owned(),
             _ => continue,
@@ -197,38 +194,36 @@ pub(super) fn missing(tree: &Tree) -> Vec<Notice> {
         if times > 1 {
             notice.text.push_str(&format!(" (written {times} times)"));
         }
-        if notice.directive == "http" && !in_http.is_empty() {
-            notice.text.push_str(&format!(" (waiting in it: {})", in_http.join(" ")));
-        }
         notice
     };
     notices.into_iter().map(finish).collect()
 }
 
 /// Relative paths become absolute ones.
-struct Paths {
-    prefix: PathBuf,
-    conf: PathBuf,
+#[derive(Clone)]
+pub(super) struct Paths {
+    pub(super) prefix: PathBuf,
+    pub(super) conf: PathBuf,
 }
 
 /// A block and the blocks around it, the innermost first.
 #[derive(Clone)]
-struct Scope<'a> {
-    blocks: Vec<&'a [Directive]>,
+pub(super) struct Scope<'a> {
+    pub(super) blocks: Vec<&'a [Directive]>,
     context: Contexts,
-    directive: Option<&'a Directive>,
+    pub(super) directive: Option<&'a Directive>,
 }
 
 impl<'a> Scope<'a> {
-    fn root(directives: &'a [Directive]) -> Self {
+    pub(super) fn root(directives: &'a [Directive]) -> Self {
         Self { blocks: vec![directives], context: Contexts::ROOT, directive: None }
     }
 
     /// The inside of a block. The root's directives are never inherited.
-    fn inside(&self, directive: Option<&'a Directive>) -> Self {
+    pub(super) fn inside(&self, directive: Option<&'a Directive>) -> Self {
         let own: &[Directive] = directive.and_then(|directive| directive.block.as_deref()).unwrap_or_default();
         let outer = if self.context == Contexts::ROOT { &[] as &[_] } else { &self.blocks };
-        let context = directive.and_then(|directive| super::verify::context_of(&directive.name.text));
+        let context = directive.and_then(|directive| super::verify::context_of(&directive.name.text, self.context));
         Self {
             blocks: std::iter::once(own).chain(outer.iter().copied()).collect(),
             context: context.unwrap_or(Contexts::RTMP),
@@ -237,54 +232,54 @@ impl<'a> Scope<'a> {
     }
 
     /// The directives of this name in this block, in their order.
-    fn own(&self, name: &str) -> impl Iterator<Item = &'a Directive> {
+    pub(super) fn own(&self, name: &str) -> impl Iterator<Item = &'a Directive> {
         let block = self.blocks.first().copied().unwrap_or_default();
         block.iter().filter(move |directive| directive.name.text == name)
     }
 
     /// All directives of these names, own ones first, then those of the block around, and so on.
-    fn all(&self, names: &'static [&'static str]) -> impl Iterator<Item = &'a Directive> {
+    pub(super) fn all(&self, names: &'static [&'static str]) -> impl Iterator<Item = &'a Directive> {
         let directives = self.blocks.iter().flat_map(|block| block.iter());
         directives.filter(move |directive| names.contains(&directive.name.text.as_str()))
     }
 
     /// The directive in effect: the last one of the innermost block that has one.
-    fn effective(&self, name: &str) -> Option<&'a Directive> {
+    pub(super) fn effective(&self, name: &str) -> Option<&'a Directive> {
         self.blocks.iter().find_map(|block| block.iter().rev().find(|directive| directive.name.text == name))
     }
 
     /// The word in effect, else the default of the table.
-    fn word(&self, name: &str) -> &'a str {
+    pub(super) fn word(&self, name: &str) -> &'a str {
         match self.effective(name).and_then(|directive| directive.args.first()) {
             Some(word) => &word.text,
             None => directives::find(name, self.context).map_or("", |row| row.default),
         }
     }
 
-    fn written(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn written(&self, name: &str) -> Option<&'a str> {
         self.effective(name)?.args.first().map(|word| word.text.as_str())
     }
 
     // The table checked what is written, a test of its own the defaults: the fallbacks below are never taken.
 
-    fn flag(&self, name: &str) -> bool {
+    pub(super) fn flag(&self, name: &str) -> bool {
         values::flag(self.word(name)).unwrap_or_default()
     }
 
-    fn time(&self, name: &str) -> Duration {
+    pub(super) fn time(&self, name: &str) -> Duration {
         values::time(self.word(name)).unwrap_or_default()
     }
 
     /// None for `off`, and for 0, which means the same.
-    fn time_or_off(&self, name: &str) -> Option<Duration> {
+    pub(super) fn time_or_off(&self, name: &str) -> Option<Duration> {
         values::time(self.word(name)).filter(|time| !time.is_zero())
     }
 
-    fn number(&self, name: &str) -> u32 {
+    pub(super) fn number(&self, name: &str) -> u32 {
         values::number(self.word(name)).map_or(0, |number| u32::try_from(number).unwrap_or(u32::MAX))
     }
 
-    fn size(&self, name: &str) -> usize {
+    pub(super) fn size(&self, name: &str) -> usize {
         values::size(self.word(name)).map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX))
     }
 }
@@ -354,7 +349,7 @@ fn error_logs(root: &Scope<'_>, paths: &Paths, daemon: bool) -> Result<Vec<Error
 }
 
 /// Logs that nginx can write and livemill cannot.
-fn is_elsewhere(target: &str) -> bool {
+pub(super) fn is_elsewhere(target: &str) -> bool {
     target.starts_with("syslog:") || target.starts_with("memory:")
 }
 
@@ -1246,7 +1241,7 @@ mod tests {
         check_help("error_log stderr wran;", "did you mean `warn`?");
         check_help("rtmp { server { access_log x mone; } log_format mine a; }", "did you mean `mine`?");
         check_help("hls on;", "it belongs in: rtmp, server, application");
-        check_help("root html;", "it belongs in: http");
+        check_help("root html;", "it belongs in: http, http server, location");
         check_help("rtmp { server { live on; live off; } }", "the first one is in x.conf:1");
     }
 
@@ -1290,19 +1285,21 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_inside_http_is_a_warning_only() {
-        let config = load("http { blubb on; server { proxy_pass http://a; listen 80; types { a b; } live on; } }");
+    fn what_nginx_does_in_http_and_livemill_does_not_is_a_warning_each() {
+        let config =
+            load("http { server { location / { proxy_pass http://a; rewrite ^ /x; } listen 80; types { a b; } } }");
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             warnings,
             [
-                "x.conf:1: \"rtmp\" has no server: nothing will listen",
-                "x.conf:1: \"http\" does nothing yet: http is read and kept; it is served in a later release (waiting in it: server listen types)",
-                "x.conf:1: \"blubb\" is unknown to livemill: kept, and nothing is done with it",
-                "x.conf:1: \"proxy_pass\" does nothing yet: not livemill's work: keep nginx in front for it",
-                "x.conf:1: \"live\" is unknown to livemill: kept, and nothing is done with it",
+                "x.conf:1: \"proxy_pass\" does nothing yet: not livemill's work: keep nginx in front for it; until then such a location answers 502",
+                "x.conf:1: \"rewrite\" does nothing yet: addresses are not rewritten: the request is answered for the address it came with",
             ]
         );
+        check_error("http { blubb on; }", "unknown directive \"blubb\"");
+        check_error("http { live on; }", "\"live\" directive is not allowed here");
+        check_error("http { server { alias /x; } }", "\"alias\" directive is not allowed here");
+        check_help("http { gzpi on; }", "did you mean `gzip`?");
     }
 
     #[test]
@@ -1327,7 +1324,7 @@ mod tests {
         assert_eq!(config.process.error_logs[1].level, Level::Debug);
         assert_eq!(config.process.pid, Some(fixture("logs/nginx.pid")));
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["notify_method", "on_publish", "http"]);
+        assert_eq!(named, ["notify_method", "on_publish"]);
     }
 
     #[test]
@@ -1348,7 +1345,7 @@ mod tests {
         let log = ErrorLog { target: LogTarget::Stdout, level: Level::Info };
         assert_eq!(config.process.error_logs, [log]);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["exec", "http", "rtmp_stat", "rtmp_stat_stylesheet"]);
+        assert_eq!(named, ["exec", "rtmp_stat", "rtmp_stat_stylesheet"]);
     }
 
     #[test]

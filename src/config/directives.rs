@@ -9,6 +9,10 @@ use std::sync::LazyLock;
 
 use super::values;
 
+mod http;
+
+use http::STATISTICS_LATER;
+
 /// One directive in one place.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -68,6 +72,8 @@ pub enum Args {
     Special(u8, u8, &'static str),
     /// Braces, after so many words.
     Block(u8, &'static str),
+    /// Braces, after from so many words to so many.
+    BlockOf(u8, u8, &'static str),
     /// Braces whose inside is kept and not looked at.
     Kept,
 }
@@ -140,7 +146,7 @@ impl Args {
     pub fn count(self) -> (usize, usize) {
         match self {
             Self::SomeOf(words) => (1, words.len().max(8)),
-            Self::Words(from, to) | Self::Special(from, to, _) => (from.into(), to.into()),
+            Self::Words(from, to) | Self::Special(from, to, _) | Self::BlockOf(from, to, _) => (from.into(), to.into()),
             Self::Hook => (1, 8),
             Self::Block(words, _) => (words.into(), words.into()),
             Self::Kept => (0, usize::from(u8::MAX)),
@@ -149,7 +155,7 @@ impl Args {
     }
 
     pub fn has_block(self) -> bool {
-        matches!(self, Self::Block(..) | Self::Kept)
+        matches!(self, Self::Block(..) | Self::BlockOf(..) | Self::Kept)
     }
 
     /// nginx's message if a word cannot be this, and the words that can, for "did you mean".
@@ -191,6 +197,7 @@ impl Args {
             Self::SomeOf(words) => {
                 format!("some of {}", words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(" "))
             }
+            Self::Words(0, 0) => "nothing".to_owned(),
             Self::Words(1, _) => "word …".to_owned(),
             Self::Words(from, _) => format!("{from} words or more"),
             Self::Hook => "url".to_owned(),
@@ -198,7 +205,7 @@ impl Args {
             Self::Method => "`get` \\| `post`".to_owned(),
             Self::Special(_, _, text) => text.replace('|', "\\|"),
             Self::Block(0, _) => "`{ … }`".to_owned(),
-            Self::Block(_, text) => format!("{text} `{{ … }}`"),
+            Self::Block(_, text) | Self::BlockOf(_, _, text) => format!("{} `{{ … }}`", text.replace('|', "\\|")),
             Self::Kept => "`{ … }`, kept as it is".to_owned(),
         }
     }
@@ -224,29 +231,53 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
     GROUPS.iter().flat_map(|group| group.rows)
 }
 
-/// Does nginx know this name inside `http {}`?
+/// Does nginx know this name inside `http {}`, beyond the rows of the table?
 pub fn is_http(name: &str) -> bool {
-    HTTP_KNOWN.contains(&name)
-        || HTTP_ELSEWHERE.contains(&name)
-        || HTTP_ELSEWHERE_PREFIXES.iter().any(|start| name.starts_with(start))
-}
-
-/// Is this one of nginx's own http directives, rather than one of the family's in http?
-pub fn http_is_plain(name: &str) -> bool {
-    HTTP_KNOWN.contains(&name)
+    http::KNOWN.contains(&name)
+        || http::ELSEWHERE.contains(&name)
+        || http::ELSEWHERE_PREFIXES.iter().any(|start| name.starts_with(start))
 }
 
 /// What livemill says about a directive inside `http {}`. None: nobody here has heard of it.
 pub fn http_verdict(name: &str) -> Option<Verdict> {
-    let http = Contexts::HTTP.or(Contexts::HTTP_SERVER).or(Contexts::LOCATION);
-    if let Some(row) = find(name, http) {
+    if let Some(row) = find(name, HTTP) {
         return Some(row.verdict);
     }
-    if HTTP_KNOWN.contains(&name) {
-        return Some(HTTP_LATER);
+    if let Some((_, verdict)) = HTTP_NOT_DONE.iter().find(|(known, _)| *known == name) {
+        return Some(*verdict);
+    }
+    if http::KNOWN.contains(&name) {
+        return Some(HTTP_NOT_OURS);
+    }
+    if name.ends_with("_pass") {
+        return Some(PASSED_ON);
     }
     is_http(name).then_some(NOT_OURS)
 }
+
+const PASSED_ON: Verdict =
+    NotYet("not livemill's work: keep nginx in front for it; until then such a location answers 502");
+
+/// nginx's own that deserve better words than [`HTTP_NOT_OURS`].
+const HTTP_NOT_DONE: &[(&str, Verdict)] = &[
+    ("if", NotYet("conditions are not looked at; one that refuses somebody closes its location to all (403)")),
+    ("rewrite", NotYet("addresses are not rewritten: the request is answered for the address it came with")),
+    ("set", NotYet("the variable stays empty")),
+    ("map", NotYet("the variable stays empty")),
+    ("break", NotYet("nothing is rewritten, so there is nothing to break off")),
+    ("auth_basic", NotYet("livemill asks for no password: what it guards is closed (403)")),
+    ("auth_request", NotYet("livemill asks nobody: what it guards is closed (403)")),
+    ("limit_except", NotYet("only GET, HEAD and OPTIONS are served, so what it limits is refused anyway")),
+    ("satisfy", NotYet("address rules hold by themselves")),
+    ("limit_rate", NotYet("answers are as fast as the network")),
+    ("limit_conn", NotYet("max_connections_per_address bounds connections")),
+    ("limit_req", NotYet("connection_rate bounds new connections")),
+    ("ssl_verify_client", NotYet("no client certificate is asked for: what it guards is closed (403)")),
+    ("mp4", NotYet("the file is served whole, with ranges")),
+    ("flv", NotYet("the file is served whole, with ranges")),
+    ("set_real_ip_from", NotYet("the address is the connection's")),
+    ("real_ip_header", NotYet("the address is the connection's")),
+];
 
 static BY_NAME: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     let mut rows: Vec<&'static Row> = rows().collect();
@@ -277,6 +308,7 @@ pub static GROUPS: &[Group] = &[
     Group { title: "HLS", rows: HLS },
     Group { title: "DASH", rows: DASH },
     Group { title: "HLS from memory and HTTP-TS", rows: MPEGTS },
+    Group { title: "HTTP: what is served", rows: http::SITE },
     Group { title: "HTTP: statistics, control, HTTP-FLV", rows: HTTP_ROWS },
     Group { title: "Callbacks of the cluster (oclp)", rows: OCLP },
     Group { title: "Several workers", rows: WORKERS },
@@ -408,7 +440,7 @@ static PROCESS: &[Row] = &[
     nginx("epoll_events", EVENTS, Number, "", RUNTIME),
     nginx("worker_aio_requests", EVENTS, Number, "", RUNTIME),
     nginx("debug_connection", EVENTS, Text, "", NoEffect("write `error_log … debug` to see more")).many_here(),
-    nginx("http", ROOT, Kept, "", NotYet("http is read and kept; it is served in a later release")),
+    nginx("http", ROOT, Block(0, ""), "", Works),
     nginx("stream", ROOT, Kept, "", NOT_OURS),
     nginx("mail", ROOT, Kept, "", NOT_OURS),
     row("dynamic_conf", "XP", ROOT, Words(2, 2), "", NotYet("livemill re-reads no file while it runs")),
@@ -830,18 +862,33 @@ static MPEGTS: &[Row] = &[
     row("mpegts_out_queue", "P", MSA, Number, "4096", TS_LATER),
 ];
 
-/// Of everything that comes with `http {}`.
-pub const HTTP_LATER: Verdict = NotYet("http is served in a later release");
+/// nginx's own that livemill does not do.
+const HTTP_NOT_OURS: Verdict = NotYet("nginx does this, livemill does not");
 
 static HTTP_ROWS: &[Row] = &[
-    row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", HTTP_LATER).many_here(),
-    row("rtmp_stat_stylesheet", ALL, HTTP, Text, "", HTTP_LATER),
-    row("rtmp_stat_format", "W", HTTP, OneOf(&["xml", "json"]), "xml", HTTP_LATER),
-    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", HTTP_LATER).many_here(),
-    row("flv_live", "WXP", LOCATION, Words(1, 4), "off", HTTP_LATER),
-    row("ts_live", "P", LOCATION, Words(1, 4), "", HTTP_LATER),
-    row("hls2_live", "P", LOCATION, Words(1, 4), "", HTTP_LATER),
-    row("sys_stat", "XP", LOCATION, Words(0, 1), "", HTTP_LATER),
+    row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", STATISTICS_LATER)
+        .many_here(),
+    row("rtmp_stat_stylesheet", ALL, HTTP, Text, "", STATISTICS_LATER),
+    row("rtmp_stat_format", "W", HTTP, OneOf(&["xml", "json"]), "xml", STATISTICS_LATER),
+    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", STATISTICS_LATER).many_here(),
+    row("flv_live", "WXP", LOCATION, Words(1, 4), "off", Works),
+    row(
+        "ts_live",
+        "P",
+        LOCATION,
+        Words(1, 4),
+        "",
+        NotYet("the location answers 501; every stream is at /APP/NAME.ts too"),
+    ),
+    row(
+        "hls2_live",
+        "P",
+        LOCATION,
+        Words(1, 4),
+        "",
+        NotYet("the location answers 501; every stream is at /APP/NAME/index.m3u8 too"),
+    ),
+    row("sys_stat", "XP", LOCATION, Words(0, 1), "", STATISTICS_LATER),
 ];
 
 const OCLP_LATER: Verdict = NotYet("no callback is made in this release");
@@ -906,169 +953,6 @@ const SIGNALS: &[&str] = &[
     "STOP", "TSTP", "TTIN", "TTOU",
 ];
 
-/// Directives of nginx's http modules that a later release will serve or take note of.
-const HTTP_KNOWN: &[&str] = &[
-    "absolute_redirect",
-    "access_log",
-    "add_header",
-    "add_trailer",
-    "aio",
-    "aio_write",
-    "alias",
-    "allow",
-    "auth_basic",
-    "auth_basic_user_file",
-    "auth_request",
-    "auth_request_set",
-    "autoindex",
-    "autoindex_exact_size",
-    "autoindex_format",
-    "autoindex_localtime",
-    "break",
-    "charset",
-    "charset_types",
-    "chunked_transfer_encoding",
-    "client_body_buffer_size",
-    "client_body_in_file_only",
-    "client_body_temp_path",
-    "client_body_timeout",
-    "client_header_buffer_size",
-    "client_header_timeout",
-    "client_max_body_size",
-    "connection_pool_size",
-    "default_type",
-    "deny",
-    "directio",
-    "disable_symlinks",
-    "error_log",
-    "error_page",
-    "etag",
-    "expires",
-    "gunzip",
-    "gzip",
-    "gzip_buffers",
-    "gzip_comp_level",
-    "gzip_disable",
-    "gzip_http_version",
-    "gzip_min_length",
-    "gzip_proxied",
-    "gzip_static",
-    "gzip_types",
-    "gzip_vary",
-    "http2",
-    "if",
-    "if_modified_since",
-    "ignore_invalid_headers",
-    "include",
-    "index",
-    "internal",
-    "keepalive_disable",
-    "keepalive_requests",
-    "keepalive_time",
-    "keepalive_timeout",
-    "large_client_header_buffers",
-    "limit_conn",
-    "limit_conn_zone",
-    "limit_except",
-    "limit_rate",
-    "limit_rate_after",
-    "limit_req",
-    "limit_req_zone",
-    "lingering_close",
-    "lingering_time",
-    "lingering_timeout",
-    "listen",
-    "location",
-    "log_format",
-    "log_not_found",
-    "map",
-    "map_hash_bucket_size",
-    "map_hash_max_size",
-    "max_ranges",
-    "merge_slashes",
-    "mp4",
-    "mp4_buffer_size",
-    "mp4_max_buffer_size",
-    "flv",
-    "open_file_cache",
-    "open_file_cache_errors",
-    "open_file_cache_min_uses",
-    "open_file_cache_valid",
-    "open_log_file_cache",
-    "output_buffers",
-    "port_in_redirect",
-    "read_ahead",
-    "real_ip_header",
-    "real_ip_recursive",
-    "recursive_error_pages",
-    "request_pool_size",
-    "reset_timedout_connection",
-    "resolver",
-    "resolver_timeout",
-    "return",
-    "rewrite",
-    "rewrite_log",
-    "root",
-    "satisfy",
-    "send_lowat",
-    "send_timeout",
-    "sendfile",
-    "sendfile_max_chunk",
-    "server",
-    "server_name",
-    "server_name_in_redirect",
-    "server_names_hash_bucket_size",
-    "server_names_hash_max_size",
-    "server_tokens",
-    "set",
-    "set_real_ip_from",
-    "ssl_buffer_size",
-    "ssl_certificate",
-    "ssl_certificate_key",
-    "ssl_ciphers",
-    "ssl_dhparam",
-    "ssl_ecdh_curve",
-    "ssl_early_data",
-    "ssl_password_file",
-    "ssl_prefer_server_ciphers",
-    "ssl_protocols",
-    "ssl_session_cache",
-    "ssl_session_tickets",
-    "ssl_session_timeout",
-    "ssl_stapling",
-    "ssl_stapling_verify",
-    "ssl_trusted_certificate",
-    "stub_status",
-    "tcp_nodelay",
-    "tcp_nopush",
-    "try_files",
-    "types",
-    "types_hash_bucket_size",
-    "types_hash_max_size",
-    "underscores_in_headers",
-    "variables_hash_bucket_size",
-    "variables_hash_max_size",
-    "valid_referers",
-];
-
-/// Directives that stay with nginx, in front of livemill.
-const HTTP_ELSEWHERE: &[&str] =
-    &["upstream", "geo", "split_clients", "perl", "perl_modules", "sub_filter", "ssi", "dav_methods"];
-
-const HTTP_ELSEWHERE_PREFIXES: &[&str] = &[
-    "proxy_",
-    "fastcgi_",
-    "uwsgi_",
-    "scgi_",
-    "grpc_",
-    "memcached_",
-    "lua_",
-    "js_",
-    "secure_link",
-    "xslt_",
-    "image_filter",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1083,7 +967,7 @@ mod tests {
 
     #[test]
     fn every_default_could_be_written() {
-        for row in rows().filter(|row| !row.default.is_empty() && !matches!(row.args, Special(..) | Words(..))) {
+        for row in rows().filter(|row| !row.default.is_empty() && !matches!(row.args, Special(..) | Words(..) | Kept)) {
             assert_eq!(row.args.refuse(row.name, row.default), None, "{}", row.name);
         }
     }
@@ -1116,7 +1000,7 @@ mod tests {
     #[test]
     fn proxying_is_left_to_nginx() {
         assert!(matches!(http_verdict("proxy_pass"), Some(NotYet(text)) if text.contains("nginx")));
-        assert!(matches!(http_verdict("root"), Some(NotYet(text)) if text.contains("later")));
+        assert_eq!(http_verdict("root"), Some(Works));
         assert_eq!(http_verdict("blubb"), None);
     }
 }

@@ -10,15 +10,15 @@ use regex_lite::Regex;
 
 use super::hosts::{self, VirtualHost};
 use super::template::Template;
-use super::{Access, AccessLog, Endpoint, Listen, ListenAddress, LogFormat, ServerName, TlsFiles};
+use super::{Access, AccessLog, Endpoint, Listen, ListenAddress, ServerName, TlsFiles};
+
+pub mod read;
 
 /// All HTTP servers, with what they have in common. Values are those in effect: inheritance is done.
 #[derive(Debug, Clone)]
 pub struct Http {
     /// In the order of the file.
     pub servers: Vec<Arc<HttpServer>>,
-    /// Every `log_format` of `http {}`, and `combined` first.
-    pub log_formats: Vec<Arc<LogFormat>>,
     /// Nobody wrote this: the server of a start without a file.
     pub is_built_in: bool,
     /// From accept, or the end of the last answer, to the end of a request's head.
@@ -83,6 +83,7 @@ pub enum Handler {
     FlvByQuery,
     /// X's and P's `flv_live PORT [app=] [audio=] [video=]`.
     FlvByPath {
+        port: Option<u16>,
         app: Option<String>,
         audio: bool,
         video: bool,
@@ -109,7 +110,8 @@ pub struct Settings {
     pub expires: Expires,
     pub error_pages: Vec<ErrorPage>,
     pub access: Access,
-    pub access_log: Vec<AccessLog>,
+    /// Empty: off.
+    pub access_log: Vec<HttpLog>,
     pub gzip: Gzip,
     pub client_max_body_size: u64,
     pub server_tokens: ServerTokens,
@@ -123,6 +125,15 @@ pub struct Settings {
     pub server_name_in_redirect: bool,
     pub log_not_found: bool,
     pub chunked: bool,
+    /// `disable_symlinks off`: links may lead anywhere.
+    pub follows_links: bool,
+}
+
+/// One `access_log` of `http {}`, its format ready to be filled in.
+#[derive(Debug, Clone)]
+pub struct HttpLog {
+    pub log: AccessLog,
+    pub template: Arc<Template>,
 }
 
 /// Where files are.
@@ -130,8 +141,8 @@ pub struct Settings {
 pub enum Root {
     /// The whole address is looked for below it.
     Root(Template),
-    /// It takes the place of what the location matched.
-    Alias(Template),
+    /// It takes the place of so many bytes of the address; None: of all of it, as in a location with a pattern.
+    Alias(Template, Option<usize>),
 }
 
 /// How a folder is listed.
@@ -303,11 +314,25 @@ impl Http {
         };
         Self {
             servers: vec![Arc::new(server)],
-            log_formats: Vec::new(),
             is_built_in: true,
             client_header_timeout: HEADER_TIMEOUT,
             keepalive_timeout: KEEPALIVE,
         }
+    }
+
+    /// Every access log of every block, some more than once.
+    pub fn access_logs(&self) -> Vec<&AccessLog> {
+        fn collect<'a>(location: &'a Location, logs: &mut Vec<&'a AccessLog>) {
+            logs.extend(location.settings.access_log.iter().map(|log| &log.log));
+            for inner in &location.locations {
+                collect(inner, logs);
+            }
+        }
+        let mut logs = Vec::new();
+        for server in &self.servers {
+            collect(&server.outermost, &mut logs);
+        }
+        logs
     }
 
     /// The sockets to bind, each with the servers behind it.
@@ -343,6 +368,7 @@ impl Default for Settings {
             server_name_in_redirect: false,
             log_not_found: true,
             chunked: true,
+            follows_links: false,
         }
     }
 }

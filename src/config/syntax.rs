@@ -317,6 +317,10 @@ impl<'a> Reader<'a> {
             }
             let result = match self.open(&path) {
                 Ok(bytes) => self.source(&path.to_string_lossy(), &bytes, &mut out, depth + 1),
+                // A configuration that was copied alone must not fail for a table that everybody has.
+                Err(message) if message.contains(NOT_FOUND) && path.ends_with(MIME_TYPES) => {
+                    self.source(MIME_TYPES_NAME, BUILT_IN_TYPES.as_bytes(), &mut out, depth + 1)
+                }
                 Err(message) => Err(at(message)),
             };
             if result.is_err() {
@@ -577,6 +581,14 @@ const MAX_WORD: usize = 64 << 10;
 
 /// `rtmp { server { application { recorder {` is 4; deep http blocks reach 8.
 const MAX_DEPTH: usize = 64;
+
+/// nginx's table of types, and the one that takes its place where there is no such file.
+const MIME_TYPES: &str = "mime.types";
+const MIME_TYPES_NAME: &str = "mime.types (built in)";
+pub(super) const BUILT_IN_TYPES: &str = include_str!("http/mime.types");
+
+/// ENOENT, as messages spell it.
+const NOT_FOUND: &str = " failed (2: ";
 
 /// A file that includes itself ends here.
 const MAX_INCLUDE_DEPTH: usize = 16;

@@ -127,10 +127,19 @@ pub fn server_name(text: &str) -> Result<ServerName, String> {
 /// The words of one `listen`. Err: nginx's message, and the index of the word it is about.
 /// `resolve` is asked for names: a loader asks the system, a fuzzer nobody.
 pub fn listen(words: &[&str], resolve: Resolve) -> Result<(Listen, Option<String>), (String, usize)> {
+    listen_on(words, RTMP_PORT, resolve)
+}
+
+/// The same for a protocol with this port of its own.
+pub fn listen_on(
+    words: &[&str],
+    usual_port: u16,
+    resolve: Resolve,
+) -> Result<(Listen, Option<String>), (String, usize)> {
     let Some((address, options)) = words.split_first() else {
         return Err(("invalid number of arguments in \"listen\" directive".to_owned(), 0));
     };
-    let mut listen = Listen::new(listen_address(address, resolve).map_err(|message| (message, 0))?);
+    let mut listen = Listen::new(listen_address(address, usual_port, resolve).map_err(|message| (message, 0))?);
     let mut remark = None;
     for (index, option) in options.iter().enumerate() {
         let value = option.split_once('=').map_or("", |(_, value)| value);
@@ -182,8 +191,8 @@ pub fn listen(words: &[&str], resolve: Resolve) -> Result<(Listen, Option<String
     Ok((listen, remark))
 }
 
-/// `port`, `address`, `address:port`, `*:port`, `[v6]:port`, `name:port`, `unix:path`. No port: 1935.
-fn listen_address(text: &str, resolve: Resolve) -> Result<ListenAddress, String> {
+/// `port`, `address`, `address:port`, `*:port`, `[v6]:port`, `name:port`, `unix:path`.
+fn listen_address(text: &str, usual_port: u16, resolve: Resolve) -> Result<ListenAddress, String> {
     let of_the_listen = |what: &str| format!("{what} in \"{text}\" of the \"listen\" directive");
     if let Some(path) = text.strip_prefix("unix:") {
         // sockaddr_un holds 108 bytes with the closing NUL.
@@ -203,14 +212,14 @@ fn listen_address(text: &str, resolve: Resolve) -> Result<ListenAddress, String>
         let (ip, rest) = rest.split_once(']').ok_or_else(|| of_the_listen("invalid host"))?;
         let ip: std::net::Ipv6Addr = ip.parse().map_err(|_| of_the_listen("invalid IPv6 address"))?;
         return match rest.strip_prefix(':') {
-            None if rest.is_empty() => tcp(ip.into(), RTMP_PORT),
+            None if rest.is_empty() => tcp(ip.into(), usual_port),
             Some(digits) => tcp(ip.into(), port(digits)?),
             None => Err(of_the_listen("invalid host")),
         };
     }
     let (host, port) = match text.rsplit_once(':') {
         None if text.bytes().all(|b| b.is_ascii_digit()) => return tcp(any, port(text)?),
-        None => (text, RTMP_PORT),
+        None => (text, usual_port),
         Some((host, digits)) => (host, port(digits)?),
     };
     match host {

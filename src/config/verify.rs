@@ -15,16 +15,24 @@ pub fn verify(tree: &Tree, words: &ReadWords<'_>) -> Result<Vec<Notice>, Problem
     tree.error.clone().map_or(Ok(notices), Err)
 }
 
-/// The place that the inside of a block is.
-pub fn context_of(name: &str) -> Option<Contexts> {
+/// The place that the inside of a block is, by its name and where it stands. None: what is inside is no directives.
+pub fn context_of(name: &str, around: Contexts) -> Option<Contexts> {
     Some(match name {
         "events" => Contexts::EVENTS,
         "rtmp" => Contexts::RTMP,
+        "http" => Contexts::HTTP,
+        "server" if around == Contexts::HTTP => Contexts::HTTP_SERVER,
         "server" => Contexts::SERVER,
+        "location" => Contexts::LOCATION,
         "application" => Contexts::APPLICATION,
         "recorder" => Contexts::RECORDER,
         _ => return None,
     })
+}
+
+/// Is this a place inside `http {}`?
+pub fn is_http(context: Contexts) -> bool {
+    context.has(Contexts::HTTP.or(Contexts::HTTP_SERVER).or(Contexts::LOCATION))
 }
 
 /// A check of one directive in its place.
@@ -38,7 +46,7 @@ fn block(
 ) -> Result<(), Problem> {
     let mut seen: HashMap<&str, &Directive> = HashMap::new();
     for directive in directives {
-        let row = known(directive, context)?;
+        let Some(row) = known(directive, context)? else { continue };
         arity(directive, row, context)?;
         let first = seen.insert(row.name, directive);
         if let (Repeat::Once, Some(first)) = (row.repeat, first) {
@@ -48,7 +56,7 @@ fn block(
         arguments(directive, row)?;
         words(directive, context)?;
         notices.extend(swallowed(directive, context));
-        let inside = context_of(row.name).filter(|_| !matches!(row.args, Args::Kept));
+        let inside = context_of(row.name, context).filter(|_| !matches!(row.args, Args::Kept));
         if let (Some(inner), Some(inside)) = (&directive.block, inside) {
             block(inner, inside, words, notices)?;
         }
@@ -56,10 +64,14 @@ fn block(
     Ok(())
 }
 
-fn known(directive: &Directive, context: Contexts) -> Result<&'static Row, Problem> {
+/// The row that holds. None: nginx's own inside `http`, of which only the name is known here.
+fn known(directive: &Directive, context: Contexts) -> Result<Option<&'static Row>, Problem> {
     let name = directive.name.text.as_str();
     if let Some(row) = directives::find(name, context) {
-        return Ok(row);
+        return Ok(Some(row));
+    }
+    if is_http(context) && directives::is_http(name) {
+        return Ok(None);
     }
     let places: Vec<&str> = directives::rows_named(name).flat_map(|row| row.contexts.names()).collect();
     if places.is_empty() && !directives::is_http(name) {

@@ -53,7 +53,7 @@ const PLAYLIST: &str = "index.m3u8";
 const MANIFEST: &str = "manifest.mpd";
 
 /// Endings of files that belong to a stream.
-const FILES: &[&str] = &["m3u8", "mpd", "m4s", "m4v", "m4a", "aac", "key", "vtt", "init"];
+const FILES: &[&str] = &["m3u8", "mpd", "m4s", "m4v", "m4a", "aac", "key", "vtt", "init", "time"];
 
 /// An application's name has no more parts than this.
 const MAX_APP_PARTS: usize = 8;

@@ -5,6 +5,9 @@
 //! - [`tls`]: certificates by name.
 //! - [`nginx`]: what nginx's `http {}` says about a request: servers, locations, files, error pages.
 //! - [`address`]: media addresses, `/APP/NAME.flv` and so on.
+//! - [`hls`]: playlists, manifests and segments.
+//! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
+//! - [`page`]: what is live, and a player of our own.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
 //! request of a start without a configuration, comes to [`watch`] from there.
@@ -27,7 +30,10 @@ use crate::{
 };
 
 pub mod address;
+pub mod hls;
+pub mod live;
 pub mod nginx;
+pub mod page;
 pub mod server;
 pub mod tls;
 pub mod wire;
@@ -89,17 +95,18 @@ pub fn method_not_allowed() -> HttpResponse {
     HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, METHODS)).finish()
 }
 
-/// The page is a part of its own.
-fn page(_: &Site, _: &str, _: &HttpRequest) -> HttpResponse {
-    HttpResponse::NotFound().finish()
+fn page(site: &Site, path: &str, request: &HttpRequest) -> HttpResponse {
+    let answer = page::answer(path, request, || page::Live::now(site, request));
+    answer.unwrap_or_else(|| HttpResponse::NotFound().finish())
 }
 
-async fn play(_: &Site, asked: &MediaRequest, request: &HttpRequest, _: web::Payload) -> HttpResponse {
+async fn play(site: &Site, asked: &MediaRequest, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     if ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) {
         return method_not_allowed();
     }
-    match asked.wanted {
-        Wanted::Endless(_) | Wanted::File(_) => HttpResponse::NotFound().finish(),
+    match &asked.wanted {
+        Wanted::Endless(format) => live::answer(site, asked, *format, request, payload).await,
+        Wanted::File(file) => hls::answer(site, asked, file, request).await,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
         listener::{Accepted, Accepts, BoundSocket},
         support::{
             census::Presence,
+            hang_up::HangUp,
             socket::RawSocket,
             tls::{TlsError, is_hang_up},
         },
@@ -232,6 +233,8 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
         .keep_alive(http.keepalive_timeout)
         .client_request_timeout(http.client_header_timeout)
         .client_disconnect_timeout(LAST_WORDS)
+        // Whoever closes its side has left: a viewer who waits for a publisher would never be missed otherwise.
+        .h1_allow_half_closed(false)
         .graceful_shutdown_signal(move || {
             let mut phase = ending.clone();
             async move {
@@ -259,9 +262,12 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
                 drop(handshake);
                 match connected {
                     Ok(Ok((wire, protocol))) => {
-                        let peer = wire.caller.peer;
-                        if let Err(error) = service.call((wire, protocol, peer)).await {
-                            debug!(client = ?peer, %error, "a connection ended early");
+                        let (peer, hang_up) = (wire.caller.peer, wire.caller.hang_up.clone());
+                        tokio::select! {
+                            served = service.call((wire, protocol, peer)) => if let Err(error) = served {
+                                debug!(client = ?peer, %error, "a connection ended early");
+                            },
+                            () = hang_up.asked() => {}
                         }
                     }
                     Ok(Err(error)) if is_hang_up(&error) => {}
@@ -300,7 +306,8 @@ async fn connect(arrival: Arrival) -> io::Result<(Wire, Protocol)> {
         }
     };
     let is_tls = port.tls.is_some();
-    let caller = Caller { id, peer: accepted.peer, local, port, is_tls, requests: Rc::default() };
+    let caller =
+        Caller { id, peer: accepted.peer, local, port, is_tls, requests: Rc::default(), hang_up: HangUp::default() };
     Ok((Wire::new(socket, caller, presence, open), protocol))
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::server::HttpPort;
-use crate::actors::support::census::Presence;
+use crate::actors::support::{census::Presence, hang_up::HangUp};
 
 /// A connection as its requests see it.
 #[derive(Clone)]
@@ -32,6 +32,7 @@ pub struct Caller {
     pub is_tls: bool,
     /// Requests so far, the current one included.
     pub requests: Rc<Cell<u64>>,
+    pub hang_up: HangUp,
 }
 
 /// What the server reads from and writes to. Counted until it is dropped.

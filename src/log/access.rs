@@ -141,6 +141,9 @@ impl AccessLogFiles {
                 files.add(log, owner)?;
             }
         }
+        for log in config.http.iter().flat_map(|http| http.access_logs()) {
+            files.add_target(log, owner)?;
+        }
         Ok(files)
     }
 
@@ -169,6 +172,10 @@ impl AccessLogFiles {
                 Format::compile(template).map_err(|source| AccessLogError::Format { name: name.clone(), source })?;
             self.formats.insert(name.clone(), Arc::new(format));
         }
+        self.add_target(log, owner)
+    }
+
+    fn add_target(&mut self, log: &config::AccessLog, owner: Option<(Uid, Gid)>) -> Result<(), AccessLogError> {
         if self.targets.contains(&log.target) {
             return Ok(());
         }
@@ -202,6 +209,14 @@ impl AccessLogs {
             Some((place, Arc::clone(self.formats.get(&line.format.name)?)))
         };
         AccessLog { shared: self.shared.clone(), lines: lines.iter().filter_map(find).collect() }
+    }
+
+    /// Writes a line that somebody else has made. Never waits: where the queue is full it is counted and dropped.
+    pub fn write_line(&self, target: &LogTarget, text: String) {
+        let place = self.targets.iter().position(|known| known == target && *known != LogTarget::Off);
+        if let (Some(shared), Some(place)) = (&self.shared, place) {
+            shared.queue.write(Line { to: To::One(place), text: text.into() });
+        }
     }
 
     /// Opens the files anew under their names (`-s reopen`, USR1).

@@ -10,3 +10,4 @@ pub mod mp4;
 pub mod proxy;
 pub mod rtmp;
 pub mod ts;
+pub mod websocket;

@@ -60,6 +60,16 @@ impl TestServer {
         Self::start_marked(Kind::under_test(), "", text, files)
     }
 
+    /// livemill started with nothing: no file, RTMP on the first port and HTTP on the second, open to everybody.
+    pub fn start_without_a_file() -> Self {
+        Self::start_somewhere(Kind::Livemill, |ports, dir| {
+            let mut command = Command::new(binary(Kind::Livemill));
+            command.args(["--open", "--port", &ports[0].to_string(), "--http-port", &ports[1].to_string()]);
+            command.env("STATE_DIRECTORY", dir);
+            command
+        })
+    }
+
     /// nginx with its RTMP module, whatever is under test.
     pub fn start_nginx(rtmp: &str) -> Self {
         Self::start_kind(Kind::Nginx, rtmp, &[])
@@ -70,10 +80,19 @@ impl TestServer {
     }
 
     fn start_marked(kind: Kind, preamble: &str, marked: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_somewhere(kind, |ports, dir| {
+            let config = write_config(kind, preamble, marked, files, ports, dir);
+            let mut command = Command::new(binary(kind));
+            command.arg("-p").arg(dir).arg("-c").arg(config);
+            command
+        })
+    }
+
+    fn start_somewhere(kind: Kind, command: impl Fn([u16; PORTS], &Path) -> Command) -> Self {
         let mut refusal = String::new();
         // Another process may take a port between our letting go of it and the server's bind.
         for _ in 0..START_ATTEMPTS {
-            match Self::try_start(kind, preamble, marked, files) {
+            match Self::try_start(kind, &command) {
                 Ok(server) => return server,
                 Err(log) if log.contains("in use") => refusal = log,
                 Err(log) => panic!("{kind:?} did not start:\n{log}"),
@@ -82,34 +101,13 @@ impl TestServer {
         panic!("{kind:?} found no free ports in {START_ATTEMPTS} attempts:\n{refusal}");
     }
 
-    fn try_start(kind: Kind, preamble: &str, marked: &str, files: &[(&str, &str)]) -> Result<Self, String> {
+    fn try_start(kind: Kind, command: impl Fn([u16; PORTS], &Path) -> Command) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("livemill-test-").tempdir().expect("a temporary directory");
         for folder in ["logs", "conf"] {
             fs::create_dir(dir.path().join(folder)).expect("a folder in the temporary directory");
         }
         let ports = free_ports();
-        let mut text = preamble.to_owned();
-        for line in marked.lines() {
-            match line.trim_start().strip_prefix("@livemill ") {
-                Some(only) if kind == Kind::Livemill => text.push_str(only),
-                Some(_) => continue,
-                None => text.push_str(line),
-            }
-            text.push('\n');
-        }
-        let text = text
-            .replace("@port@", &ports[0].to_string())
-            .replace("@port2@", &ports[1].to_string())
-            .replace("@port3@", &ports[2].to_string())
-            .replace("@dir@", &dir.path().display().to_string());
-        let config = dir.path().join("conf/test.conf");
-        fs::write(&config, text).expect("the configuration can be written");
-        for (name, contents) in files {
-            fs::write(config.with_file_name(name), contents).expect("a file beside the configuration");
-        }
-
-        let mut command = Command::new(binary(kind));
-        command.arg("-p").arg(dir.path()).arg("-c").arg(&config);
+        let mut command = command(ports, dir.path());
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary(kind).display()));
         let log = Arc::new(Mutex::new(String::new()));
@@ -285,6 +283,37 @@ fn eprintln_log(log: &str) {
     let lines: Vec<&str> = log.lines().collect();
     let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
     eprintln!("--- the server said, in the last of {} lines:\n{}\n---", lines.len(), last.join("\n"));
+}
+
+/// Puts the marks of [`TestServer::start`] into a configuration, and gives its path.
+fn write_config(
+    kind: Kind,
+    preamble: &str,
+    marked: &str,
+    files: &[(&str, &str)],
+    ports: [u16; PORTS],
+    dir: &Path,
+) -> PathBuf {
+    let mut text = preamble.to_owned();
+    for line in marked.lines() {
+        match line.trim_start().strip_prefix("@livemill ") {
+            Some(only) if kind == Kind::Livemill => text.push_str(only),
+            Some(_) => continue,
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    let text = text
+        .replace("@port@", &ports[0].to_string())
+        .replace("@port2@", &ports[1].to_string())
+        .replace("@port3@", &ports[2].to_string())
+        .replace("@dir@", &dir.display().to_string());
+    let config = dir.join("conf/test.conf");
+    fs::write(&config, text).expect("the configuration can be written");
+    for (name, contents) in files {
+        fs::write(config.with_file_name(name), contents).expect("a file beside the configuration");
+    }
+    config
 }
 
 fn preamble(kind: Kind) -> &'static str {

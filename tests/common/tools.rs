@@ -226,6 +226,13 @@ pub fn ffmpeg_newer() -> PathBuf {
         .unwrap_or_else(|| panic!("no newer ffmpeg (PyPI package imageio-ffmpeg): run scripts/test.sh --prepare"))
 }
 
+/// The web players and what drives a browser, as npm has put them.
+pub fn node_modules() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/node/node_modules");
+    assert!(folder.join("puppeteer-core").is_dir(), "no web players (npm packages): run scripts/test.sh --prepare");
+    folder
+}
+
 /// Where a program is; panics naming the Debian package when it is not there. Nothing is ever skipped for that.
 pub fn find(program: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -141,9 +141,9 @@ impl Body {
         Poll::Pending
     }
 
-    /// Something waits, and the answer has not come for it: its connection is full.
+    /// The answer has not come back for more: its connection is full, or about to come.
     pub fn is_blocked(&self) -> bool {
-        self.waker.is_none() && !self.queue.is_empty()
+        self.waker.is_none()
     }
 
     /// Bytes the answer has taken so far.
@@ -235,3 +235,145 @@ const WRITE_BYTES: usize = 32 * 1024;
 
 /// Room for what tags add to the packets that wait.
 const SLACK_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::media::packet::Track;
+
+    const RULES: QueueRules = QueueRules {
+        max_bytes: 1 << 20,
+        max_ms: 10_000,
+        max_packets: None,
+        wait_key: true,
+        wait_video: false,
+        jump_to_keyframe: false,
+    };
+
+    fn packet(kind: PacketKind, time_ms: i64, len: usize) -> Packet {
+        let track = if kind == PacketKind::Audio { Track::Audio } else { Track::Video };
+        Packet::new(track, kind, time_ms, vec![time_ms as u8; len].into())
+    }
+
+    fn batch(packets: &[Packet]) -> Batch {
+        Batch::new(packets.iter().cloned().collect())
+    }
+
+    fn joined(form: Form, rules: QueueRules) -> Body {
+        let mut body = Body::new(form, rules);
+        let audio = Packet::new(Track::Audio, PacketKind::Config, 0, vec![0xAF; 2].into());
+        body.begin(&[packet(PacketKind::Config, 0, 3), audio, packet(PacketKind::Key, 0, 10)]);
+        body
+    }
+
+    fn poll(body: &mut Body) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        body.poll_bytes(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[track_caller]
+    fn next(body: &mut Body) -> Bytes {
+        match poll(body) {
+            Poll::Ready(Some(Ok(bytes))) => bytes,
+            other => panic!("something waits: {other:?}"),
+        }
+    }
+
+    /// The types and times of the tags.
+    fn tags(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+        let mut seen = Vec::new();
+        while let [kind, _, _, size, _, _, time, ..] = bytes {
+            seen.push((*kind, *time));
+            bytes = &bytes[usize::from(*size) + 15..];
+        }
+        seen
+    }
+
+    #[test]
+    fn a_viewer_starts_with_the_header_and_gets_what_piled_up_in_one_piece() {
+        let mut body = joined(Form::flv(Tracks::BOTH, false), RULES);
+        body.offer(&batch(&[packet(PacketKind::Audio, 20, 5), packet(PacketKind::Inter, 40, 5)]), false);
+        let first = next(&mut body);
+        assert_eq!(first[..13], [b'F', b'L', b'V', 1, 5, 0, 0, 0, 9, 0, 0, 0, 0]);
+        assert_eq!(tags(&first[13..]), [(9, 0), (8, 0), (9, 0), (8, 20), (9, 40)]);
+        assert!(poll(&mut body).is_pending());
+        assert_eq!(body.taken(), first.len() as u64);
+    }
+
+    #[test]
+    fn nothing_is_sent_before_it_is_known_what_is_in_the_stream() {
+        let mut body = Body::new(Form::flv(Tracks::BOTH, false), RULES);
+        body.begin(&[packet(PacketKind::Config, 0, 3), packet(PacketKind::Key, 0, 10)]);
+        assert!(poll(&mut body).is_pending());
+        body.offer(&batch(&[packet(PacketKind::Inter, 600, 10)]), false);
+        assert_eq!(next(&mut body)[4], 1, "video alone");
+    }
+
+    #[test]
+    fn viewers_who_keep_up_are_given_the_same_bytes() {
+        let mut bodies: Vec<_> = (0..2).map(|_| joined(Form::flv(Tracks::BOTH, false), RULES)).collect();
+        let frame = batch(&[packet(PacketKind::Inter, 40, 500)]);
+        let ready = batch(&[packet(PacketKind::Inter, 40, 500)]);
+        let mut given = Vec::new();
+        for body in &mut bodies {
+            next(body);
+            body.offer(&frame, false);
+            given.push(next(body).as_ptr());
+        }
+        let mut body = joined(Form::Ready, RULES);
+        next(&mut body);
+        body.offer(&ready, false);
+        assert_eq!(given[0], given[1]);
+        assert_eq!(next(&mut body).as_ptr(), ready.packets()[0].payload().as_ptr());
+    }
+
+    #[test]
+    fn who_asked_for_audio_is_sent_no_video_and_told_of_none() {
+        let mut body = joined(Form::flv(Tracks { audio: true, video: false }, false), RULES);
+        body.offer(&batch(&[packet(PacketKind::Inter, 40, 5), packet(PacketKind::Audio, 45, 5)]), false);
+        let first = next(&mut body);
+        assert_eq!(first[4], 4);
+        assert_eq!(tags(&first[13..]), [(8, 0), (8, 45)]);
+    }
+
+    #[test]
+    fn a_viewer_that_is_behind_goes_on_at_a_keyframe() {
+        let mut body = joined(Form::flv(Tracks::BOTH, false), QueueRules { max_bytes: 400, ..RULES });
+        next(&mut body);
+        assert!(poll(&mut body).is_pending());
+        body.wake();
+        for time_ms in (10..100).step_by(10) {
+            body.offer(&batch(&[packet(PacketKind::Inter, time_ms, 100)]), false);
+        }
+        assert!(body.is_blocked());
+        body.offer(&batch(&[packet(PacketKind::Key, 100, 100)]), false);
+        body.offer(&batch(&[packet(PacketKind::Inter, 110, 100)]), false);
+        assert_eq!(tags(&next(&mut body)), [(9, 100), (9, 110)]);
+        assert_eq!((body.drops().video, body.drops().skips), (4, 1), "those that waited");
+    }
+
+    #[test]
+    fn an_end_lets_out_what_waits_and_a_break_does_not() {
+        let mut body = joined(Form::flv(Tracks::BOTH, false), RULES);
+        body.finish();
+        body.offer(&batch(&[packet(PacketKind::Inter, 40, 5)]), false);
+        assert_eq!(tags(&next(&mut body)[13..]), [(9, 0), (8, 0), (9, 0)]);
+        assert!(matches!(poll(&mut body), Poll::Ready(None)));
+        let mut body = joined(Form::Ready, RULES);
+        body.break_off();
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(BrokenOff)))));
+    }
+
+    #[test]
+    fn a_viewer_whose_times_are_used_up_is_sent_away_at_a_keyframe() {
+        let mut body = joined(Form::flv(Tracks::BOTH, false), RULES);
+        next(&mut body);
+        let late = i64::from(i32::MAX) - 1000;
+        body.offer(&batch(&[packet(PacketKind::Inter, late, 5)]), false);
+        next(&mut body);
+        assert!(poll(&mut body).is_pending());
+        body.offer(&batch(&[packet(PacketKind::Key, late + 40, 5)]), false);
+        assert!(matches!(poll(&mut body), Poll::Ready(None)));
+    }
+}

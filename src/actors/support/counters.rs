@@ -1,6 +1,11 @@
 //! What a stream counts.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use tokio::time::Instant;
+
+use crate::media::codec::{self, AudioCodec, AudioInfo, Codec, VideoCodec, VideoInfo};
 
 /// What a stream counts while it runs. Read at any time by anybody; written by the stream and by those who watch it.
 #[derive(Debug, Default)]
@@ -18,6 +23,47 @@ pub struct StreamCounters {
     pub missed_deliveries: AtomicU64,
     /// How often the publisher's clock jumped.
     pub jumps: AtomicU64,
+    /// Written when a publisher comes or goes and when a configuration changes, never with a frame.
+    pub(in crate::actors) about: Mutex<About>,
+}
+
+/// What is being published, as far as its headers tell.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// When this publisher came; None: nobody publishes.
+    pub since: Option<Instant>,
+    pub video: Option<(VideoCodec, Option<VideoInfo>)>,
+    pub audio: Option<(AudioCodec, Option<AudioInfo>)>,
+}
+
+impl StreamCounters {
+    pub fn about(&self) -> About {
+        self.about.lock().map(|about| about.clone()).unwrap_or_default()
+    }
+
+    /// A publisher came: nothing is known of what it will send.
+    pub fn begin(&self, now: Instant) {
+        self.set_about(|about| *about = About { since: Some(now), ..About::default() });
+    }
+
+    pub fn end(&self) {
+        self.set_about(|about| *about = About::default());
+    }
+
+    /// Notes the codec of a track, with the record that configures it or, where a codec has none, a frame.
+    pub fn describe(&self, codec: Codec, record: &[u8]) {
+        self.set_about(|about| match codec {
+            Codec::Video(codec) => about.video = Some((codec, codec::video_info(codec, record))),
+            Codec::Audio(codec) => about.audio = Some((codec, codec::audio_info(codec, record))),
+        });
+    }
+
+    fn set_about(&self, change: impl FnOnce(&mut About)) {
+        // Nothing that panics is done under this lock; were it poisoned, a description is all that is lost.
+        if let Ok(mut about) = self.about.lock() {
+            change(&mut about);
+        }
+    }
 }
 
 /// How somebody watches a stream.

@@ -41,6 +41,14 @@ impl Directory {
         self.0.is_empty()
     }
 
+    /// The streams of this server that have a publisher now, in no order.
+    pub fn published(&self, vhost: &str) -> Vec<(StreamKey, Arc<StreamCounters>)> {
+        let is_meant =
+            |key: &StreamKey, entry: &Entry| &*key.vhost == vhost && entry.counters.publishing.load(Ordering::Relaxed);
+        let entries = self.0.iter().filter(|entry| is_meant(entry.key(), entry));
+        entries.map(|entry| (entry.key().clone(), Arc::clone(&entry.counters))).collect()
+    }
+
     /// Streams that have a publisher now.
     pub fn publishing(&self) -> usize {
         self.0.iter().filter(|entry| entry.counters.publishing.load(Ordering::Relaxed)).count()

@@ -20,6 +20,8 @@ use bytes::Bytes;
 use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{error, info};
 
+use crate::protocol::hls::crypt::Key;
+
 /// The queue of one output. Orders are carried out one after the other, in the order given.
 pub struct DiskQueue {
     shared: Arc<Shared>,
@@ -43,10 +45,12 @@ pub struct Totals {
 /// Something to do in a folder.
 #[derive(Debug)]
 pub enum Order {
-    /// A file and what it holds. `of` comes back in the report.
-    Write { path: PathBuf, bytes: Bytes, of: u64 },
+    /// A file and what it holds, encrypted on its way if there is a key. `of` comes back in the report.
+    Write { path: PathBuf, bytes: Bytes, cipher: Option<Key>, of: u64 },
     /// The same for a file that is rewritten all the time: one that still waits is replaced, and nobody is told.
     Rewrite { path: PathBuf, bytes: Bytes },
+    /// A last word in a file that is there. Where somebody moved it away there is nobody to tell, and no folder is made.
+    Amend { path: PathBuf, bytes: Bytes },
     /// The file is in use: its age starts anew.
     Touch { path: PathBuf },
     /// The file is not needed any more. It may be gone already.
@@ -128,7 +132,11 @@ impl DiskQueue {
             }
         }
         if queue.orders.len() >= MAX_ORDERS || queue.bytes + order.size() > MAX_BYTES {
-            self.shared.lose(&mut queue, &order, &io::Error::new(io::ErrorKind::TimedOut, "the disk does not keep up"));
+            self.shared.lose(
+                &mut queue,
+                order.path(),
+                &io::Error::new(io::ErrorKind::TimedOut, "the disk does not keep up"),
+            );
             drop(queue);
             self.shared.report(&order, Outcome::Lost);
             return;
@@ -145,19 +153,26 @@ impl DiskQueue {
     }
 }
 
+impl DiskQueue {
+    /// Counts a file that was given up before it came here.
+    pub fn note_lost(&self, path: &Path) {
+        let error = io::Error::new(io::ErrorKind::TimedOut, "the disk does not keep up");
+        self.shared.lose(&mut self.shared.queue(), path, &error);
+    }
+}
+
 impl Order {
     fn size(&self) -> usize {
         match self {
-            Self::Write { bytes, .. } | Self::Rewrite { bytes, .. } => bytes.len(),
+            Self::Write { bytes, .. } | Self::Rewrite { bytes, .. } | Self::Amend { bytes, .. } => bytes.len(),
             Self::Touch { .. } | Self::Remove { .. } => 0,
         }
     }
 
     fn path(&self) -> &Path {
         match self {
-            Self::Write { path, .. } | Self::Rewrite { path, .. } | Self::Touch { path } | Self::Remove { path } => {
-                path
-            }
+            Self::Write { path, .. } | Self::Rewrite { path, .. } | Self::Amend { path, .. } => path,
+            Self::Touch { path } | Self::Remove { path } => path,
         }
     }
 }
@@ -185,7 +200,7 @@ impl Shared {
                     self.report(&order, outcome);
                 }
                 Err(error) => {
-                    self.lose(&mut self.queue(), &order, &error);
+                    self.lose(&mut self.queue(), order.path(), &error);
                     self.report(&order, Outcome::Lost);
                 }
             }
@@ -194,7 +209,10 @@ impl Shared {
 
     fn carry_out(&self, order: &Order) -> io::Result<Outcome> {
         match order {
-            Order::Write { path, bytes, .. } | Order::Rewrite { path, bytes } => self.write(path, bytes),
+            Order::Write { path, bytes, cipher: Some(key), .. } => self.write(path, &key.encrypt(bytes)),
+            Order::Write { path, bytes, cipher: None, .. } | Order::Rewrite { path, bytes } => self.write(path, bytes),
+            Order::Amend { path, bytes } if path.exists() => replace(path, bytes).map(|()| Outcome::Written),
+            Order::Amend { .. } => Ok(Outcome::Written),
             // Age and removal are kept up for others' sake; a file that is gone needs neither.
             Order::Touch { path } => {
                 let _ = fs::File::open(path).and_then(|file| file.set_modified(jiff::Timestamp::now().into()));
@@ -231,11 +249,11 @@ impl Shared {
     }
 
     /// Says the first of a row of losses in the log.
-    fn lose(&self, queue: &mut Queue, order: &Order, error: &io::Error) {
+    fn lose(&self, queue: &mut Queue, path: &Path, error: &io::Error) {
         self.totals.files_lost.fetch_add(1, Ordering::Relaxed);
         queue.lost += 1;
         if queue.lost == 1 {
-            let path = order.path().display();
+            let path = path.display();
             error!(stream = %self.name, %path, %error, "a file was not written; the stream goes on, and so do the attempts");
         }
     }
@@ -310,7 +328,12 @@ mod tests {
         }
 
         fn write(&self, name: &str, of: u64) {
-            self.queue.push(Order::Write { path: self.path(name), bytes: Bytes::from_static(b"media"), of });
+            self.queue.push(Order::Write {
+                path: self.path(name),
+                bytes: Bytes::from_static(b"media"),
+                cipher: None,
+                of,
+            });
         }
 
         fn outcome(&self) -> (u64, Outcome) {
@@ -347,6 +370,19 @@ mod tests {
         assert_eq!(bench.outcome(), (1, Outcome::InNewFolder));
         assert_eq!(bench.names("a"), ["1.ts"]);
         assert_eq!(bench.names("kept"), ["0.ts"], "what was moved is left alone");
+    }
+
+    #[tokio::test]
+    async fn a_last_word_brings_nothing_back_that_was_moved_away() {
+        let bench = bench();
+        bench.write("a/0.ts", 0);
+        bench.outcome();
+        for (name, expected) in [("a/0.ts", Some("end")), ("gone/0.ts", None)] {
+            bench.queue.push(Order::Amend { path: bench.path(name), bytes: Bytes::from_static(b"end") });
+            bench.disk.idle().await;
+            assert_eq!(fs::read_to_string(bench.path(name)).ok().as_deref(), expected);
+        }
+        assert!(!bench.path("gone").exists());
     }
 
     #[tokio::test]

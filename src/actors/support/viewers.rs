@@ -10,6 +10,7 @@ use std::{
 
 use actix::prelude::*;
 use dashmap::DashMap;
+use tokio::sync::watch;
 
 use super::counters::Protocol;
 use crate::{actors::viewer::Dismiss, media::key::StreamKey};
@@ -23,6 +24,7 @@ pub struct Viewers(Arc<Inner>);
 struct Inner {
     next: AtomicU64,
     table: DashMap<u64, Entry>,
+    count: watch::Sender<usize>,
 }
 
 /// A viewer as others know it.
@@ -44,6 +46,7 @@ impl Viewers {
     pub fn enter(&self, entry: Entry) -> Entered {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.table.insert(id, entry);
+        self.0.count.send_modify(|count| *count += 1);
         Entered { viewers: self.clone(), id }
     }
 
@@ -58,16 +61,23 @@ impl Viewers {
     }
 
     pub fn len(&self) -> usize {
-        self.0.table.len()
+        *self.0.count.borrow()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.table.is_empty()
+        self.len() == 0
+    }
+
+    /// Waits for the last one to go.
+    pub async fn gone(&self) {
+        // The other end is ours.
+        let _ = self.0.count.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         self.viewers.0.table.remove(&self.id);
+        self.viewers.0.count.send_modify(|count| *count = count.saturating_sub(1));
     }
 }

@@ -90,6 +90,11 @@ pub fn is_adts(frame: &[u8]) -> bool {
     matches!(frame, [0xff, second, ..] if second & 0xf6 == 0xf0)
 }
 
+/// The number that stands for a rate, in an AudioSpecificConfig and in ADTS.
+pub fn rate_index(rate: u32) -> Option<u8> {
+    RATES.iter().position(|known| *known == rate).and_then(|index| u8::try_from(index).ok())
+}
+
 fn read_object_type(bits: &mut BitReader<'_>) -> Option<u8> {
     let value = match bits.bits(5)? {
         31 => 32 + bits.bits(6)?,

@@ -373,6 +373,7 @@ mod tests {
              #EXT-X-PART-INF:PART-TARGET=0.500\n\
              #EXT-X-MEDIA-SEQUENCE:0\n\
              #EXT-X-DISCONTINUITY-SEQUENCE:0\n\
+             #EXT-X-INDEPENDENT-SEGMENTS\n\
              #EXT-X-PROGRAM-DATE-TIME:1970-01-01T00:00:00.000Z\n\
              #EXT-X-MAP:URI=\"s-i0.mp4\"\n\
              #EXT-X-PART:DURATION=0.50000,URI=\"s-p0.m4s\",INDEPENDENT=YES\n\
@@ -467,7 +468,7 @@ mod tests {
         ] {
             assert_eq!(verdict(&mut window, query), expected, "{query}");
         }
-        window.end_segment();
+        window.end_segment(true);
         assert_eq!(verdict(&mut window, "_HLS_msn=3"), "ready");
         assert_eq!(verdict(&mut window, "_HLS_msn=3&_HLS_part=2"), "wait", "it is the first part of segment 4");
         assert_eq!(verdict(&mut window, "_HLS_msn=5"), "wait");
@@ -495,7 +496,7 @@ mod tests {
         assert_eq!(verdict(&mut window, ""), "wait");
         assert_eq!(verdict(&mut window, "_HLS_msn=0&_HLS_part=0"), "wait");
         assert_eq!(verdict(&mut window, "_HLS_msn=3"), "400");
-        window.end_segment();
+        window.end_segment(true);
         assert_eq!(verdict(&mut window, ""), "ready");
     }
 

@@ -43,6 +43,8 @@ pub struct Window {
     pub(super) ended: bool,
     /// Media time pushed so far.
     position_us: u64,
+    /// What is being pushed at this moment and not yet part of that: what leaves because of it leaves behind it.
+    coming_us: u64,
     /// Media time of `segments`.
     pub(super) listed_us: u64,
     longest_us: u64,
@@ -73,8 +75,10 @@ pub struct WindowRules {
     pub blocking: bool,
     /// The number of the first segment. One that comes back under the same address goes on above where it was.
     pub first_number: u64,
-    /// Segments that are said to have been missed before the first. AVPlayer starts in low latency only where the list is long enough
-    /// already; ffmpeg (as of 5.1) does not know the tag and reports that it cannot open them. [`LEADING_GAPS`] or 0.
+    /// How many discontinuities there were before, in other renditions of the same stream.
+    pub first_period: u64,
+    /// Segments that are said to have been missed before the first: AVPlayer starts in low latency only where the list is long enough
+    /// already. [`LEADING_GAPS`] or 0.
     pub leading_gaps: u32,
 }
 
@@ -90,7 +94,19 @@ impl WindowRules {
             bytes_max: BYTES_MAX,
             blocking: true,
             first_number: 0,
+            first_period: 0,
             leading_gaps: 0,
+        }
+    }
+
+    /// The same for another rendition that joins now: numbers and discontinuities have to agree.
+    pub fn joining(window: &Window, prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            first_number: window.open.as_ref().map_or(window.next_number, |open| open.number),
+            first_period: window.periods + u64::from(window.discontinues),
+            leading_gaps: 0,
+            ..window.rules.clone()
         }
     }
 }
@@ -99,6 +115,16 @@ impl WindowRules {
 pub enum Container {
     Ts,
     Fmp4,
+}
+
+impl Container {
+    /// What ends the name of a segment or part: ffmpeg refuses those it does not expect.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Ts => "ts",
+            Self::Fmp4 => "m4s",
+        }
+    }
 }
 
 /// What is in the media, for the playlist above this one. Empty strings and zeros where nobody knows.
@@ -121,7 +147,7 @@ pub struct Part {
     pub duration: u64,
     /// Units in a second: the same in all parts of a segment.
     pub timescale: u32,
-    /// Begins with a keyframe.
+    /// Holds a keyframe.
     pub independent: bool,
     /// The wall clock at its first frame, in ms since 1970 ([`ProgramDate`](super::date::ProgramDate)).
     pub date_ms: i64,
@@ -198,8 +224,10 @@ pub struct Segment {
     /// How many discontinuities there were up to here: segments of one period have one timeline, one initialisation and one origin.
     pub period: u64,
     pub origin: Origin,
-    /// Said to have been missed; there is no file.
+    /// Said to have been missed.
     pub gap: bool,
+    /// One of the gaps before the first segment, which the timeline does not have.
+    pub before_start: bool,
     pub(super) init: Option<u32>,
     pub(super) duration_us: u64,
     /// Tags before the parts, and what follows them.
@@ -223,6 +251,31 @@ pub struct Origin {
 }
 
 impl Segment {
+    fn new(number: u64, here: Origin, period: u64, init: Option<u32>) -> Self {
+        Self {
+            number,
+            start: here.start,
+            duration: 0,
+            timescale: here.timescale,
+            date_ms: here.date_ms,
+            independent: true,
+            discontinuity: false,
+            period,
+            origin: here,
+            gap: false,
+            before_start: false,
+            init,
+            duration_us: 0,
+            head: String::new(),
+            tail: String::new(),
+            parts: Vec::new(),
+            bytes: 0,
+            part_bytes: Vec::new(),
+            end_us: 0,
+            parts_until_us: None,
+        }
+    }
+
     /// Parts leave the list three targets after the segment began, all at once: players count them within their segment.
     pub(super) fn listed_parts(&self) -> &[ListedPart] {
         if self.parts_until_us.is_none() { &self.parts } else { &[] }
@@ -252,12 +305,13 @@ impl Window {
             next_number: rules.first_number,
             next_part: 0,
             next_init: 0,
-            discontinuity_sequence: 0,
-            periods: 0,
+            discontinuity_sequence: rules.first_period,
+            periods: rules.first_period,
             discontinues: false,
             independent: true,
             ended: false,
             position_us: 0,
+            coming_us: 0,
             listed_us: 0,
             longest_us: 0,
             bytes: 0,
@@ -285,10 +339,11 @@ impl Window {
             return;
         }
         self.describe(description);
-        if self.inits.last().is_some_and(|init| init.bytes == bytes) {
-            return;
+        match self.inits.last() {
+            Some(init) if init.bytes == bytes => return,
+            Some(_) => self.discontinuity(),
+            None => {}
         }
-        self.discontinuity();
         let number = self.next_init;
         self.next_init += 1;
         self.bytes += bytes.len() + ENTRY_BYTES;
@@ -305,12 +360,13 @@ impl Window {
         }
         let timescale = part.timescale.max(1);
         let duration_us = micros(part.duration, timescale);
+        self.coming_us = duration_us;
         let too_long = self.open.as_ref().is_some_and(|open| {
             open.duration_us + duration_us > longest_us(self.target_s) || open.part_bytes.len() >= PARTS_MAX
         });
         if too_long {
             self.faults.cut_early += 1;
-            self.end_segment();
+            self.close();
         }
         // RFC 8216 4.3.3.1: rounded to the nearest integer, no segment is longer than the target.
         if duration_us > longest_us(self.target_s) {
@@ -337,55 +393,50 @@ impl Window {
         if self.rules.part_target_ms.is_some() {
             open.parts.push(ListedPart { number, duration_us, independent: part.independent });
         }
-        self.position_us = self.position_us.saturating_add(duration_us);
+        self.arrived();
         self.bytes += part.bytes.len();
         let too_many_bytes = open.bytes > self.rules.bytes_max;
         self.open = Some(open);
         if too_many_bytes {
             self.faults.cut_early += 1;
-            self.end_segment();
+            self.close();
         }
         self.expire();
         self.bound();
         self.changed();
     }
 
-    /// The parts since the last one form a segment. Nothing, where there are none.
-    pub fn end_segment(&mut self) {
-        let Some(mut segment) = self.open.take() else { return };
-        // The bytes are put together once, and from then on the parts are slices of the whole: nothing is held twice, and whoever serves
-        // it has one piece to write.
-        let pieces = std::mem::take(&mut segment.part_bytes);
-        let whole = join(&pieces);
-        let mut at = 0;
-        for (part, piece) in segment.parts.iter().zip(&pieces) {
-            let name = self.part_name(part.number);
-            if let Some((bytes, _)) = self.files.get_mut(&name) {
-                *bytes = whole.slice(at..at + piece.len());
-            }
-            at += piece.len();
+    /// The parts since the last one form a segment. Nothing, where there are none. `independent`: it begins with a keyframe.
+    pub fn end_segment(&mut self, independent: bool) {
+        if let Some(open) = &mut self.open {
+            open.independent = independent;
         }
-        drop(pieces);
-        let name = self.segment_name(segment.number);
-        segment.end_us = self.position_us;
-        segment.tail = format!("#EXTINF:{},\n{name}\n", seconds(segment.duration_us));
-        self.rates.segment(whole.len(), segment.duration_us, u64::from(self.rules.target_s) * 1_000_000);
-        self.files.insert(name, (whole, FileKind::Segment));
-        self.bytes += ENTRY_BYTES;
-        self.listed_us += segment.duration_us;
-        self.segments.push_back(segment);
-        self.shorten();
-        self.longest_us = self.longest_us.max(self.listed_us);
-        self.expire();
-        self.bound();
-        self.changed();
+        self.close();
     }
 
     /// A whole segment at once.
     pub fn push_segment(&mut self, segment: Part) {
-        self.end_segment();
+        let independent = segment.independent;
+        self.close();
         self.push_part(segment);
-        self.end_segment();
+        self.end_segment(independent);
+    }
+
+    /// There is nothing here for so long, while other renditions have something: a segment that players do not fetch. Who does is given
+    /// what holds no frame. Of `gap` the bytes and `independent` do not matter.
+    pub fn push_gap(&mut self, gap: Part) {
+        if self.ended {
+            return;
+        }
+        let timescale = gap.timescale.max(1);
+        self.coming_us = micros(gap.duration, timescale).min(longest_us(self.target_s));
+        self.close();
+        let mut segment = self.new_segment(&gap, timescale);
+        segment.duration = gap.duration;
+        segment.duration_us = self.coming_us;
+        segment.gap = true;
+        self.arrived();
+        self.list(segment, self.nothing());
     }
 
     /// What follows does not continue what was before: other codecs, another publisher, a jump in time.
@@ -393,13 +444,13 @@ impl Window {
         if self.ended {
             return;
         }
-        self.end_segment();
-        self.discontinues = !self.segments.is_empty();
+        self.close();
+        self.discontinues = true;
     }
 
     /// The stream is over for good: the playlist says so, and whoever waits for more is to be answered.
     pub fn end(&mut self) {
-        self.end_segment();
+        self.close();
         self.ended = true;
         self.changed();
     }
@@ -491,11 +542,12 @@ impl Window {
     }
 
     pub fn segment_name(&self, number: u64) -> String {
-        let suffix = match self.rules.container {
-            Container::Ts => "ts",
-            Container::Fmp4 => "m4s",
-        };
-        format!("{}-{number}.{suffix}", self.rules.prefix)
+        format!("{}-{number}.{}", self.rules.prefix, self.rules.container.suffix())
+    }
+
+    /// What all segment names have in common, with `placeholder` for the number.
+    pub fn segment_template(&self, placeholder: &str) -> String {
+        format!("{}-{placeholder}.{}", self.rules.prefix, self.rules.container.suffix())
     }
 
     /// The initialisation of a segment; `None` for MPEG-TS.
@@ -510,11 +562,7 @@ impl Window {
     }
 
     pub(super) fn part_name(&self, number: u64) -> String {
-        let suffix = match self.rules.container {
-            Container::Ts => "ts",
-            Container::Fmp4 => "m4s",
-        };
-        format!("{}-p{number}.{suffix}", self.rules.prefix)
+        format!("{}-p{number}.{}", self.rules.prefix, self.rules.container.suffix())
     }
 
     pub(super) fn init_name(&self, number: u32) -> String {
@@ -525,18 +573,64 @@ impl Window {
         u64::from(self.target_s) * 1_000_000
     }
 
+    fn close(&mut self) {
+        let Some(mut segment) = self.open.take() else { return };
+        // The bytes are put together once, and from then on the parts are slices of the whole: nothing is held twice, and whoever serves
+        // it has one piece to write.
+        let pieces = std::mem::take(&mut segment.part_bytes);
+        let whole = join(&pieces);
+        let mut at = 0;
+        for (part, piece) in segment.parts.iter().zip(&pieces) {
+            let name = self.part_name(part.number);
+            if let Some((bytes, _)) = self.files.get_mut(&name) {
+                *bytes = whole.slice(at..at + piece.len());
+            }
+            at += piece.len();
+        }
+        self.independent &= segment.independent;
+        self.rates.segment(whole.len(), segment.duration_us, u64::from(self.rules.target_s) * 1_000_000);
+        self.list(segment, whole);
+    }
+
+    fn list(&mut self, mut segment: Segment, whole: Bytes) {
+        let name = self.segment_name(segment.number);
+        segment.end_us = self.position_us;
+        let gap = if segment.gap { "#EXT-X-GAP\n" } else { "" };
+        segment.tail = format!("{gap}#EXTINF:{},\n{name}\n", seconds(segment.duration_us));
+        self.files.insert(name, (whole, FileKind::Segment));
+        self.bytes += ENTRY_BYTES;
+        self.listed_us += segment.duration_us;
+        self.segments.push_back(segment);
+        self.shorten();
+        self.longest_us = self.longest_us.max(self.listed_us);
+        self.expire();
+        self.bound();
+        self.changed();
+    }
+
+    /// What a player that fetches a gap is given.
+    fn nothing(&self) -> Bytes {
+        Bytes::from_static(match self.rules.container {
+            Container::Ts => &NULL_PACKET,
+            Container::Fmp4 => STYP,
+        })
+    }
+
     fn new_segment(&mut self, first: &Part, timescale: u32) -> Segment {
-        let discontinuity = std::mem::take(&mut self.discontinues);
-        self.periods += u64::from(discontinuity);
-        self.independent &= first.independent;
         let here = Origin { start: first.start, timescale, date_ms: first.date_ms };
-        let origin = match self.segments.back() {
-            Some(last) if !discontinuity && !last.gap => last.origin,
-            _ => here,
-        };
-        if self.next_number == self.rules.first_number {
+        let pending = std::mem::take(&mut self.discontinues);
+        self.periods += u64::from(pending);
+        // Before the first segment there is nothing to be told apart from: it counts, as in the other renditions, as one that has left.
+        let first_ever = self.next_number == self.rules.first_number;
+        let discontinuity = pending && !first_ever;
+        if first_ever {
+            self.discontinuity_sequence += u64::from(pending);
             self.lead_with_gaps(here);
         }
+        let origin = match self.segments.back() {
+            Some(last) if !discontinuity => last.origin,
+            _ => here,
+        };
         let number = self.next_number;
         self.next_number += 1;
         let mut head = String::new();
@@ -544,27 +638,12 @@ impl Window {
             head.push_str("#EXT-X-DISCONTINUITY\n");
         }
         let _ = writeln!(head, "#EXT-X-PROGRAM-DATE-TIME:{}", date::iso(first.date_ms));
-        Segment {
-            number,
-            start: first.start,
-            duration: 0,
-            timescale,
-            date_ms: first.date_ms,
-            independent: first.independent,
-            discontinuity,
-            period: self.periods,
-            origin,
-            gap: false,
-            init: self.inits.last().map(|init| init.number),
-            duration_us: 0,
-            head,
-            tail: String::new(),
-            parts: Vec::new(),
-            bytes: 0,
-            part_bytes: Vec::new(),
-            end_us: 0,
-            parts_until_us: None,
-        }
+        let mut segment = Segment::new(number, here, self.periods, self.inits.last().map(|init| init.number));
+        segment.origin = origin;
+        segment.independent = first.independent;
+        segment.discontinuity = discontinuity;
+        segment.head = head;
+        segment
     }
 
     fn lead_with_gaps(&mut self, first: Origin) {
@@ -574,29 +653,14 @@ impl Window {
             let number = self.next_number;
             self.next_number += 1;
             let date_ms = first.date_ms.saturating_sub(i64::from(gaps - gap) * target_ms);
-            let duration_us = self.target_us();
-            self.listed_us += duration_us;
-            self.segments.push_back(Segment {
-                number,
-                start: first.start,
-                duration: u64::from(self.target_s) * u64::from(first.timescale),
-                timescale: first.timescale,
-                date_ms,
-                independent: true,
-                discontinuity: false,
-                period: self.periods,
-                origin: first,
-                gap: true,
-                init: self.inits.last().map(|init| init.number),
-                duration_us,
-                head: format!("#EXT-X-PROGRAM-DATE-TIME:{}\n", date::iso(date_ms)),
-                tail: format!("#EXT-X-GAP\n#EXTINF:{},\n{}\n", seconds(duration_us), self.segment_name(number)),
-                parts: Vec::new(),
-                bytes: 0,
-                part_bytes: Vec::new(),
-                end_us: self.position_us,
-                parts_until_us: None,
-            });
+            let mut segment = Segment::new(number, first, self.periods, self.inits.last().map(|init| init.number));
+            segment.date_ms = date_ms;
+            segment.duration = u64::from(self.target_s) * u64::from(first.timescale);
+            segment.duration_us = self.target_us();
+            segment.head = format!("#EXT-X-PROGRAM-DATE-TIME:{}\n", date::iso(date_ms));
+            segment.gap = true;
+            segment.before_start = true;
+            self.list(segment, self.nothing());
         }
     }
 
@@ -617,11 +681,9 @@ impl Window {
         let Some(segment) = self.segments.pop_front() else { return };
         self.listed_us = self.listed_us.saturating_sub(segment.duration_us);
         self.discontinuity_sequence += u64::from(segment.discontinuity);
-        if segment.gap {
-            return;
-        }
         // RFC 8216 6.2.2: still there for the length of itself and of the longest playlist that listed it.
-        let until_us = self.position_us.saturating_add(segment.duration_us).saturating_add(self.longest_us);
+        let now_us = self.position_us.saturating_add(self.coming_us);
+        let until_us = now_us.saturating_add(segment.duration_us).saturating_add(self.longest_us);
         self.retired.push_back(Retired { segment, until_us });
     }
 
@@ -631,12 +693,13 @@ impl Window {
             self.forget();
         }
         let reach_us = 3 * self.target_us();
+        let now_us = self.position_us.saturating_add(self.coming_us);
         let mut gone = Vec::new();
         let newest_first =
             self.segments.iter_mut().rev().chain(self.retired.iter_mut().rev().map(|old| &mut old.segment));
         for segment in newest_first {
             let start_us = segment.end_us.saturating_sub(segment.duration_us);
-            if self.position_us.saturating_sub(start_us) <= reach_us {
+            if segment.gap || self.position_us.saturating_sub(start_us) <= reach_us {
                 continue;
             }
             if segment.parts.is_empty() {
@@ -644,7 +707,7 @@ impl Window {
                 break;
             }
             match segment.parts_until_us {
-                None => segment.parts_until_us = Some(self.position_us.saturating_add(reach_us)),
+                None => segment.parts_until_us = Some(now_us.saturating_add(reach_us)),
                 Some(until_us) if until_us <= self.position_us => gone.append(&mut segment.parts),
                 Some(_) => {}
             }
@@ -701,6 +764,10 @@ impl Window {
             self.files.remove(&self.init_name(init.number));
             self.bytes = self.bytes.saturating_sub(init.bytes.len() + ENTRY_BYTES);
         }
+    }
+
+    fn arrived(&mut self) {
+        self.position_us = self.position_us.saturating_add(std::mem::take(&mut self.coming_us));
     }
 
     fn changed(&mut self) {
@@ -808,6 +875,16 @@ fn longest_us(target_s: u32) -> u64 {
 const ROUNDING_US: u64 = 4;
 /// More than a day in one piece is a mistake of a clock; sums of it must not overflow.
 const DURATION_MAX_US: u64 = 86_400_000_000;
+/// A segment type box and nothing behind it.
+const STYP: &[u8] = b"\0\0\0\x18stypmsdh\0\0\0\0msdhmsix";
+/// A packet that carries nothing.
+const NULL_PACKET: [u8; 188] = {
+    let mut packet = [0xff; 188];
+    packet[0] = 0x47;
+    packet[1] = 0x1f;
+    packet[3] = 0x10;
+    packet
+};
 /// What gohlslib found AVPlayer to be content with.
 pub const LEADING_GAPS: u32 = 7;
 const LEADING_GAPS_MAX: u32 = 100;
@@ -956,7 +1033,7 @@ pub(in crate::protocol) mod tests {
         for at in 0..6 {
             window.push_part(part(&mut 0, 500, at == 0));
         }
-        window.end_segment();
+        window.end_segment(true);
         // 2.499 s still rounds to 2, 2.5 s does not.
         assert_eq!(window.segments().map(|segment| segment.duration_us).collect::<Vec<_>>(), [2_000_000, 1_000_000]);
         assert_eq!(window.target_s(), 2);
@@ -978,7 +1055,7 @@ pub(in crate::protocol) mod tests {
         let mut window = Window::new(WindowRules { bytes_max: 20_000, ..low_latency().rules });
         for _ in 0..100 {
             window.push_part(Part { bytes: Bytes::from(vec![0; 3000]), ..part(&mut 0, 400, true) });
-            window.end_segment();
+            window.end_segment(true);
             assert!(window.bytes() <= 20_000, "{}", window.bytes());
         }
         assert!(window.faults().starved > 0);
@@ -1005,6 +1082,54 @@ pub(in crate::protocol) mod tests {
     fn a_prefix_cannot_break_a_playlist() {
         let window = Window::new(WindowRules { prefix: "../a\"b\n$Number$".into(), ..low_latency().rules });
         assert_eq!(window.segment_name(3), "abNumber-3.m4s");
+    }
+
+    #[test]
+    fn a_gap_takes_a_number_and_has_a_file_without_frames() {
+        let mut window = low_latency();
+        push_segments(&mut window, 1);
+        window.push_gap(part(&mut 2000, 1500, false));
+        push_segments(&mut window, 1);
+        assert_eq!(numbers(&window), [0, 1, 2]);
+        assert!(list(&mut window).contains("#EXT-X-GAP\n#EXTINF:1.50000,\ns-1.m4s\n"));
+        let File::Ready(nothing, _) = window.file("s-1.m4s") else { panic!("a file") };
+        assert_eq!(nothing, STYP);
+        push_segments(&mut window, 6);
+        assert_eq!(window.file("s-p0.m4s"), File::Unknown, "gaps do not keep old parts");
+    }
+
+    #[test]
+    fn a_rendition_that_joins_late_counts_as_the_others_do() {
+        let mut video = low_latency();
+        push_segments(&mut video, 2);
+        video.discontinuity();
+        let mut audio = Window::new(WindowRules::joining(&video, "a"));
+        for window in [&mut video, &mut audio] {
+            window.push_init(Bytes::from_static(b"another"), Description::default());
+            push_segments(window, 3);
+            window.discontinuity();
+            push_segments(window, 6);
+        }
+        for window in [&mut video, &mut audio] {
+            let list = list(window);
+            assert!(list.contains("#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{list}");
+        }
+        let periods = |window: &Window| window.segments().map(|segment| segment.period).collect::<Vec<_>>();
+        assert_eq!(periods(&video), periods(&audio));
+    }
+
+    #[test]
+    fn a_discontinuity_before_anything_counts_in_every_rendition() {
+        let (mut with, mut without) = (low_latency(), low_latency());
+        push_segments(&mut with, 1);
+        for window in [&mut with, &mut without] {
+            window.discontinuity();
+            window.discontinuity();
+            push_segments(window, 1);
+        }
+        assert!(list(&mut without).contains("#EXT-X-DISCONTINUITY-SEQUENCE:1\n"));
+        assert!(!list(&mut without).contains("#EXT-X-DISCONTINUITY\n"));
+        assert_eq!(with.segments().last().unwrap().period, without.segments().last().unwrap().period);
     }
 
     #[test]
@@ -1056,7 +1181,7 @@ pub(in crate::protocol) mod tests {
         for number in 0..parts {
             window.push_part(part(&mut at_ms, 500, number == 0));
         }
-        window.end_segment();
+        window.end_segment(true);
     }
 
     /// Of 2 s, in four parts.

@@ -1,0 +1,421 @@
+//! Makes fragmented MP4 of one stream: parts and segments for HLS and DASH, in memory or on disk.
+//!
+//! What to cut where is decided by `protocol::mp4::chunker`; this actor hears the stream, and carries chunks to where they
+//! are fetched from.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{
+    hls_muxer::FinishFiles,
+    source::{Deliver, Source},
+    support::{
+        dash_files::DashWriter,
+        disk::{Disk, Report},
+        intake::{Heard, Intake},
+        lifetime::{Due, Lifetime, LifetimeRules},
+        link::{ExitReason, Link},
+        segment_store::{AUDIO, Held, Rendition as Kept, SegmentStore, VIDEO},
+        shelf::Shelved,
+    },
+};
+use crate::{
+    config::outputs::{DashFiles, Memory},
+    media::key::StreamKey,
+    protocol::{
+        flv::sample::MuxInput,
+        hls::{
+            gauge::{Gauge, GaugeRules, Gauged},
+            window::{Container, Description, Part, Window, WindowRules},
+        },
+        mp4::chunker::{Chunk, ChunkRules, Chunker, Chunks, Rendition},
+    },
+};
+
+/// One output of one stream.
+pub struct CmafMuxer {
+    key: StreamKey,
+    intake: Option<Intake>,
+    stream: Option<Source>,
+    stage: Stage,
+    sink: Sink,
+    lifetime: Lifetime,
+    started: Instant,
+    /// For whoever looks after outputs on disk.
+    link: Option<Link>,
+}
+
+enum Sink {
+    Memory(Box<MemorySink>),
+    Disk(Box<DashWriter>, Disk),
+}
+
+/// To the muxer, from the disk.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Reported(Report);
+
+/// How far it has come with knowing the stream.
+enum Stage {
+    Gauging(Box<Gauge>),
+    Cutting(Box<Chunker>),
+}
+
+/// Segments that are fetched over HTTP.
+struct MemorySink {
+    shelved: Shelved,
+    rules: Memory,
+    /// What every name begins with, unlike in any other output.
+    prefix: String,
+    first_number: u64,
+    gauged: Option<Gauged>,
+    video: Tail,
+    audio: Tail,
+}
+
+/// Where a rendition ends so far.
+#[derive(Clone, Copy, Default)]
+struct Tail {
+    end: u64,
+    timescale: u32,
+    date_ms: i64,
+    /// Parts have come since the last segment ended.
+    is_open: bool,
+}
+
+impl CmafMuxer {
+    /// Starts an output in memory, whose store is on the shelf already. To be called on the arbiter where it is to live.
+    pub fn start_in_memory(key: StreamKey, stream: Source, rules: Memory, shelved: Shelved) {
+        let lifetime = LifetimeRules { idle: Some(rules.idle), end_after: rules.end_after, ended: rules.ended };
+        let gauge =
+            Gauge::new(GaugeRules { fragment: rules.fragment, max_fragment: rules.max_fragment, part: rules.part });
+        let now_ms = wall_ms();
+        let sink = MemorySink {
+            shelved,
+            rules,
+            prefix: format!("{now_ms:x}"),
+            // Seconds: no segment is shorter, so an output that follows this one goes on above it.
+            first_number: u64::try_from(now_ms / 1000).unwrap_or(0),
+            gauged: None,
+            video: Tail::default(),
+            audio: Tail::default(),
+        };
+        Self::create(|ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let (sink, stage) = (Sink::Memory(Box::new(sink)), Stage::Gauging(Box::new(gauge)));
+            Self::new(key, stream, stage, sink, Lifetime::new(lifetime), None)
+        });
+    }
+
+    /// Starts writing files for DASH on an arbiter.
+    pub fn start_on_disk(
+        key: StreamKey,
+        stream: Source,
+        files: &DashFiles,
+        end_after: Duration,
+        disk: &Disk,
+        link: Link,
+        home: &ArbiterHandle,
+    ) -> Addr<Self> {
+        let lifetime = LifetimeRules { idle: None, end_after, ended: Duration::ZERO };
+        let fragment_ms = u32::try_from(files.fragment.as_millis()).unwrap_or(u32::MAX).max(1);
+        // As the family: twice as long, and it ends without a keyframe.
+        let rules = ChunkRules {
+            part_ms: fragment_ms,
+            fragment_ms,
+            max_segment_ms: fragment_ms.saturating_mul(2),
+            low_latency: false,
+        };
+        let (files, disk) = (files.clone(), disk.clone());
+        Self::start_in_arbiter(home, move |ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let to = ctx.address().recipient();
+            // One for each file, which are seconds apart.
+            let tell = move |report| to.do_send(Reported(report));
+            let writer = DashWriter::new(files, key.file_stem().into_owned(), key.to_string(), &disk, tell);
+            let (sink, stage) = (Sink::Disk(Box::new(writer), disk), Stage::Cutting(Box::new(Chunker::new(rules))));
+            Self::new(key, stream, stage, sink, Lifetime::new(lifetime), Some(link))
+        })
+    }
+
+    fn new(key: StreamKey, stream: Source, stage: Stage, sink: Sink, lifetime: Lifetime, link: Option<Link>) -> Self {
+        let (stream, intake) = (Some(stream), None);
+        Self { key, intake, stream, stage, sink, lifetime, started: Instant::now(), link }
+    }
+
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::Begin => {
+                // After a takeover nobody has said that the last one is gone.
+                self.finish();
+                self.lifetime.begin();
+            }
+            Heard::Gap => {
+                if let Stage::Cutting(chunker) = &mut self.stage {
+                    let chunks = chunker.gap();
+                    self.sink.take(chunks);
+                }
+            }
+            Heard::Input(input, wall_ms) => self.push(input, wall_ms),
+            Heard::End => {
+                self.finish();
+                self.lifetime.leave(self.started.elapsed());
+            }
+        }
+    }
+
+    fn push(&mut self, input: MuxInput, wall_ms: i64) {
+        match &mut self.stage {
+            Stage::Cutting(chunker) => {
+                let chunks = chunker.push(input, wall_ms);
+                self.sink.take(chunks);
+            }
+            Stage::Gauging(gauge) => {
+                if let Some(known) = gauge.push(input, wall_ms) {
+                    self.begin_cutting(known);
+                }
+            }
+        }
+    }
+
+    fn begin_cutting(&mut self, (gauged, held): (Gauged, Vec<(MuxInput, i64)>)) {
+        debug!(stream = %self.key, ?gauged, "segments begin");
+        let Sink::Memory(memory) = &mut self.sink else { return };
+        let mut chunker = Chunker::new(memory.begin(gauged));
+        for (input, wall_ms) in held {
+            self.sink.take(chunker.push(input, wall_ms));
+        }
+        self.stage = Stage::Cutting(Box::new(chunker));
+    }
+
+    /// What has come makes a last segment.
+    fn finish(&mut self) {
+        if let Stage::Gauging(gauge) = &mut self.stage
+            && let Some(known) = gauge.finish()
+        {
+            self.begin_cutting(known);
+        }
+        if let Stage::Cutting(chunker) = &mut self.stage {
+            let chunks = chunker.end();
+            self.sink.take(chunks);
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        // A stream that failed says nothing any more.
+        if self.intake.as_ref().is_some_and(Intake::is_orphaned) {
+            self.take(Heard::End);
+        }
+        let idle = match &self.sink {
+            Sink::Memory(memory) => {
+                let store = memory.store();
+                store.sessions().expire(store.now());
+                store.idle_for()
+            }
+            Sink::Disk(..) => Duration::ZERO,
+        };
+        match self.lifetime.due(self.started.elapsed(), idle) {
+            Due::Nothing => {}
+            Due::End => {
+                info!(stream = %self.key, "segments end: the publisher did not come back");
+                if let Sink::Memory(memory) = &self.sink {
+                    memory.store().update(Held::end);
+                }
+            }
+            // What is on its way to the disk is still listed when it gets there.
+            Due::Stop if matches!(&self.sink, Sink::Disk(writer, _) if *writer.busy().borrow()) => {}
+            Due::Stop => {
+                info!(stream = %self.key, "segments stop: nobody needs them");
+                ctx.stop();
+            }
+        }
+    }
+}
+
+impl Sink {
+    fn take(&mut self, chunks: Chunks) {
+        match self {
+            Self::Memory(memory) => memory.take(chunks),
+            Self::Disk(writer, _) => writer.take(chunks),
+        }
+    }
+}
+
+impl MemorySink {
+    fn store(&self) -> &SegmentStore {
+        self.shelved.store()
+    }
+
+    fn begin(&mut self, gauged: Gauged) -> ChunkRules {
+        self.gauged = Some(gauged);
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        ChunkRules {
+            part_ms: gauged.part_ms,
+            fragment_ms: millis(self.rules.fragment),
+            max_segment_ms: gauged.max_segment_ms,
+            low_latency: !self.rules.part.is_zero(),
+        }
+    }
+
+    fn take(&mut self, chunks: Chunks) {
+        if chunks.is_empty() {
+            return;
+        }
+        let store = Arc::clone(self.shelved.store());
+        store.update(|held| chunks.into_iter().for_each(|chunk| self.put(held, chunk)));
+    }
+
+    fn put(&mut self, held: &mut Held, chunk: Chunk) {
+        match chunk {
+            Chunk::Init { rendition, bytes, codecs, width, height, fps, channels, sample_rate, .. } => {
+                let sample_rate = if rendition == Rendition::Audio { sample_rate } else { 0 };
+                let description = Description { codecs, width, height, fps, channels, sample_rate };
+                let name = name_of(rendition);
+                if held.window(name).is_none() {
+                    let prefix = format!("{}{}", self.prefix, if rendition == Rendition::Video { 'v' } else { 'a' });
+                    let window = Window::new(match held.renditions.first() {
+                        // One that comes later has the numbers of the one that is there.
+                        Some(first) => WindowRules::joining(&first.window, &prefix),
+                        None => self.window_rules(&prefix),
+                    });
+                    // Video first: it is what a player looks for in the list.
+                    let place = if rendition == Rendition::Video { 0 } else { held.renditions.len() };
+                    held.renditions.insert(place, Kept { name, window });
+                }
+                if let Some(window) = held.window(name) {
+                    window.push_init(bytes, description);
+                }
+            }
+            Chunk::Part { rendition, bytes, duration, timescale, independent, start, wall_ms } => {
+                if let Some(window) = held.window(name_of(rendition)) {
+                    window.push_part(Part { bytes, start, duration, timescale, independent, date_ms: wall_ms });
+                    let tail = self.tail_of(rendition);
+                    *tail = Tail { end: start.saturating_add(duration), timescale, is_open: true, ..*tail };
+                    tail.date_ms = wall_ms.saturating_add(millis_of(duration, timescale));
+                }
+            }
+            Chunk::SegmentEnd { rendition, independent, end_ms, .. } => {
+                let Some(window) = held.window(name_of(rendition)) else { return };
+                let tail = self.tail_of(rendition);
+                if std::mem::take(&mut tail.is_open) {
+                    window.end_segment(independent);
+                } else if let Some(duration) = tail.until(end_ms) {
+                    let (start, timescale, date_ms) = (tail.end, tail.timescale, tail.date_ms);
+                    let bytes = Bytes::new();
+                    window.push_gap(Part { bytes, start, duration, timescale, independent: false, date_ms });
+                    tail.end = tail.end.saturating_add(duration);
+                    tail.date_ms = tail.date_ms.saturating_add(millis_of(duration, timescale));
+                }
+            }
+            Chunk::Discontinuity => held.renditions.iter_mut().for_each(|held| held.window.discontinuity()),
+        }
+    }
+
+    fn window_rules(&self, prefix: &str) -> WindowRules {
+        let target_s = self.gauged.map_or(1, |gauged| gauged.target_s);
+        let is_low_latency = !self.rules.part.is_zero();
+        WindowRules {
+            part_target_ms: self.gauged.filter(|_| is_low_latency).map(|gauged| gauged.part_ms),
+            length_ms: u64::try_from(self.rules.playlist_length.as_millis()).unwrap_or(u64::MAX),
+            first_number: self.first_number,
+            ..WindowRules::new(Container::Fmp4, prefix, target_s)
+        }
+    }
+
+    fn tail_of(&mut self, rendition: Rendition) -> &mut Tail {
+        match rendition {
+            Rendition::Video => &mut self.video,
+            Rendition::Audio => &mut self.audio,
+        }
+    }
+}
+
+impl Tail {
+    /// How long it is from here to there; none where that is nothing.
+    fn until(&self, end_ms: i64) -> Option<u64> {
+        let end = u64::try_from(i128::from(end_ms) * i128::from(self.timescale) / 1000).ok()?;
+        end.checked_sub(self.end).filter(|duration| *duration > 0)
+    }
+}
+
+fn millis_of(duration: u64, timescale: u32) -> i64 {
+    i64::try_from(u128::from(duration) * 1000 / u128::from(timescale.max(1))).unwrap_or(i64::MAX)
+}
+
+impl Actor for CmafMuxer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(stream) = self.stream.take() {
+            self.intake = Some(Intake::new(stream, ctx.address().recipient()));
+        }
+        ctx.run_interval(TICK, Self::tick);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(link) = &mut self.link {
+            link.set_reason(ExitReason::Stopped);
+        }
+    }
+}
+
+impl Handler<FinishFiles> for CmafMuxer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FinishFiles, _: &mut Self::Context) -> Self::Result {
+        self.finish();
+        let Sink::Disk(writer, disk) = &self.sink else { return Box::pin(std::future::ready(())) };
+        let (mut busy, disk) = (writer.busy(), disk.clone());
+        Box::pin(async move {
+            // An error means that the muxer is gone.
+            let _ = busy.wait_for(|busy| !busy).await;
+            disk.idle().await;
+        })
+    }
+}
+
+impl Handler<Reported> for CmafMuxer {
+    type Result = ();
+
+    fn handle(&mut self, Reported(report): Reported, _: &mut Self::Context) {
+        if let Sink::Disk(writer, _) = &mut self.sink {
+            writer.hear(&report, wall_ms());
+        }
+    }
+}
+
+impl Handler<Deliver> for CmafMuxer {
+    type Result = ();
+
+    fn handle(&mut self, message: Deliver, ctx: &mut Self::Context) {
+        if self.lifetime.is_ended() && matches!(message, Deliver::Begin { .. }) {
+            // What has ended stays so. Whoever wants to see the new publisher finds another output.
+            return ctx.stop();
+        }
+        let Some(mut intake) = self.intake.take() else { return };
+        intake.hear(message, wall_ms(), |heard| self.take(heard));
+        self.intake = Some(intake);
+    }
+}
+
+/// The names of playlists.
+fn name_of(rendition: Rendition) -> &'static str {
+    match rendition {
+        Rendition::Video => VIDEO,
+        Rendition::Audio => AUDIO,
+    }
+}
+
+fn wall_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Batches that may wait: two seconds of them. A muxer that is further behind misses some, and goes on at a keyframe.
+const MAILBOX: usize = 128;
+
+/// How often it is looked whether anybody needs this.
+const TICK: Duration = Duration::from_secs(1);

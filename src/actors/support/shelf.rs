@@ -1,0 +1,105 @@
+//! Which outputs made of segments can be fetched: written by those who make them, read by every request.
+
+use std::sync::Arc;
+
+use dashmap::{DashMap, mapref::entry::Entry};
+
+use super::segment_store::SegmentStore;
+use crate::media::key::StreamKey;
+
+/// All stores of the process. A clone is another handle on the same table; no guard leaves this file.
+#[derive(Clone, Default)]
+pub struct Shelf(Arc<DashMap<(StreamKey, Format), Arc<SegmentStore>>>);
+
+/// What the segments of an output are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Fragmented MP4, for HLS and DASH.
+    Cmaf,
+    /// MPEG-TS, for HLS.
+    Ts,
+}
+
+/// A store that is on the shelf until this is dropped. Whoever waits for something in it is answered then.
+pub struct Shelved {
+    shelf: Shelf,
+    key: StreamKey,
+    format: Format,
+    store: Arc<SegmentStore>,
+}
+
+impl Shelf {
+    pub fn find(&self, key: &StreamKey, format: Format) -> Option<Arc<SegmentStore>> {
+        let store = self.0.get(&(key.clone(), format)).map(|entry| Arc::clone(&entry));
+        store.filter(|store| store.is_open())
+    }
+
+    /// Puts a store on the shelf, unless there is one: then that is given back, and nothing is to be started.
+    pub fn put(
+        &self,
+        key: &StreamKey,
+        format: Format,
+        make: impl FnOnce() -> SegmentStore,
+    ) -> Result<Shelved, Arc<SegmentStore>> {
+        let entry = self.0.entry((key.clone(), format));
+        if let Entry::Occupied(known) = &entry
+            && known.get().is_open()
+        {
+            return Err(Arc::clone(known.get()));
+        }
+        let store = Arc::new(make());
+        entry.insert(Arc::clone(&store));
+        Ok(Shelved { shelf: self.clone(), key: key.clone(), format, store })
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Shelved {
+    pub fn store(&self) -> &Arc<SegmentStore> {
+        &self.store
+    }
+}
+
+impl Drop for Shelved {
+    fn drop(&mut self) {
+        self.store.close();
+        // A newer one of the same name stays.
+        self.shelf.0.remove_if(&(self.key.clone(), self.format), |_, known| Arc::ptr_eq(known, &self.store));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{segment_store::StoreLimits, sessions::Sessions};
+    use super::*;
+
+    fn store() -> SegmentStore {
+        let limits = StoreLimits { blocked_requests: 1, patience: Duration::ZERO };
+        SegmentStore::new(limits, Sessions::new(Duration::ZERO, Arc::default()))
+    }
+
+    #[test]
+    fn the_first_who_asks_makes_it_and_the_next_finds_it() {
+        let shelf = Shelf::default();
+        let key = StreamKey::parse("default", "live", "a").expect("a good name");
+        let first = shelf.put(&key, Format::Cmaf, store).ok().expect("nothing is there");
+        let second = shelf.put(&key, Format::Cmaf, || panic!("it is there already")).err().expect("it is there");
+        assert!(Arc::ptr_eq(first.store(), &second));
+        assert!(shelf.find(&key, Format::Ts).is_none());
+        first.store().close();
+        let newer = shelf.put(&key, Format::Cmaf, store).ok().expect("the old one is closed");
+        drop(first);
+        assert!(shelf.find(&key, Format::Cmaf).is_some(), "the newer one stays");
+        drop(newer);
+        assert!(shelf.is_empty());
+    }
+}

@@ -1,0 +1,301 @@
+//! Browsers play: every web player of note, and our own, for a minute with a publisher that comes back in the middle.
+//!
+//! What is measured is what a viewer sees. The publisher paints its clock into the picture as a row of black and white
+//! cells (`tests/browsers/sample.js` reads them back from the canvas), so the age of a picture needs no clock of the
+//! stream's: those begin anew with the publisher, and each format has its own. Text (`drawtext`) would need reading, and
+//! a message beside the picture would tell of bytes that came, not of frames that were shown.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::server::TestServer;
+use common::tools::{self, Running};
+use common::wait;
+use serde::Deserialize;
+use serde_json::json;
+
+/// A player, and what is asked of it.
+struct Case {
+    name: &'static str,
+    player: &'static str,
+    address: &'static str,
+    /// How old the picture may be, as a rule (the median). Promised for what is made for low latency.
+    latency: Duration,
+    /// The longest time that the same picture stands still while nothing happens.
+    still: Duration,
+}
+
+const fn case(name: &'static str, player: &'static str, address: &'static str, latency_ms: u64, still_ms: u64) -> Case {
+    Case { name, player, address, latency: Duration::from_millis(latency_ms), still: Duration::from_millis(still_ms) }
+}
+
+const CASES: &[Case] = &[
+    case("our page", "page", "/play/live/test", 1000, 1500),
+    case("our page without WebSocket", "page without sockets", "/play/live/test", 1000, 1500),
+    case("hls.js, low latency", "hls.js", "/live/test/index.m3u8", 2000, 1500),
+    case("mpegts.js, HTTP-FLV", "mpegts.js", "/live/test.flv", 1000, 1500),
+    case("mpegts.js, WebSocket-FLV", "mpegts.js", "ws:/live/test.flv", 1000, 1500),
+    case("mpegts.js, HTTP-TS", "mpegts.js", "/live/test.ts", 1500, 1500),
+    case("dash.js", "dash.js", "/live/test/manifest.mpd", 20_000, 3000),
+    case("video.js, HLS", "video.js", "/live/test/index.m3u8", 20_000, 3000),
+];
+
+#[test]
+fn browsers_play_for_a_minute_and_outlive_a_publisher_that_comes_back() {
+    let server = TestServer::start_without_a_file();
+    let publisher = publish(&server);
+    server.wait_for_log(&["live", "live/test"], START_DEADLINE);
+    let mut browser = Browser::start(server.other_port(1), CASES);
+    browser.wait_for("playing", START_DEADLINE);
+    browser.wait_for("half", WATCHED);
+    drop(publisher);
+    server.wait_for_log(&["publish ended", "live/test"], START_DEADLINE);
+    let _publisher = publish(&server);
+
+    let results = browser.results();
+    let mut report = String::new();
+    let mut wrong = Vec::new();
+    for (case, result) in CASES.iter().zip(&results) {
+        assert_eq!(case.name, result.name);
+        let figures = Figures::of(result);
+        let _ = writeln!(report, "{:28} {figures}", case.name);
+        wrong.extend(figures.against(case, result).into_iter().map(|what| format!("{}: {what}", case.name)));
+    }
+    show(&report);
+    assert!(wrong.is_empty(), "\n{}\n{report}", wrong.join("\n"));
+}
+
+/// What the driver says of one player.
+#[derive(Deserialize)]
+struct Played {
+    name: String,
+    began: f64,
+    half: f64,
+    ended: f64,
+    samples: Vec<Sample>,
+    errors: Vec<String>,
+    /// Pictures whose clock could not be read.
+    unreadable: u32,
+    /// Warnings and errors on the browser's console.
+    said: Vec<String>,
+}
+
+/// A picture that was not there at the look before.
+#[derive(Deserialize, Clone, Copy)]
+struct Sample {
+    at: f64,
+    late_ms: f64,
+    time_s: f64,
+    width: u32,
+}
+
+/// What a minute of playing comes to.
+struct Figures {
+    /// Medians of the picture's age in milliseconds: before the publisher left, and when all has settled again.
+    before_ms: Option<f64>,
+    after_ms: Option<f64>,
+    /// The longest stand-still in milliseconds, in the same times.
+    still_ms: f64,
+    /// And around the restart.
+    gap_ms: f64,
+    pictures: usize,
+}
+
+impl Figures {
+    fn of(result: &Played) -> Self {
+        let within = |from: f64, to: f64| {
+            result.samples.iter().copied().filter(move |sample| sample.at >= from && sample.at < to).collect::<Vec<_>>()
+        };
+        let before = within(result.began + SETTLING_MS, result.half);
+        let after = within(result.half + RESTART_MS, result.ended);
+        let between = within(result.half - 1000.0, result.half + RESTART_MS + 1000.0);
+        let bounds =
+            [(&before, result.began + SETTLING_MS, result.half), (&after, result.half + RESTART_MS, result.ended)];
+        Self {
+            before_ms: median(&before),
+            after_ms: median(&after),
+            still_ms: bounds.iter().map(|(samples, from, to)| longest_still(samples, *from, *to)).fold(0.0, f64::max),
+            gap_ms: longest_still(&between, result.half - 1000.0, result.half + RESTART_MS + 1000.0),
+            pictures: result.samples.len(),
+        }
+    }
+
+    fn against(&self, case: &Case, result: &Played) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let limit = case.latency.as_secs_f64() * 1000.0;
+        for (when, latency) in [("before the restart", self.before_ms), ("after it", self.after_ms)] {
+            match latency {
+                None => wrong.push(format!("no picture {when}")),
+                Some(latency) if latency > limit => {
+                    wrong.push(format!("the picture is {latency:.0} ms old {when}, not {limit:.0}"));
+                }
+                Some(_) => {}
+            }
+        }
+        if self.still_ms > case.still.as_secs_f64() * 1000.0 {
+            wrong.push(format!("it stood still for {:.0} ms", self.still_ms));
+        }
+        if let Some(sample) = result.samples.iter().find(|sample| sample.width != WIDTH) {
+            wrong.push(format!("a picture {} wide", sample.width));
+        }
+        let back =
+            result.samples.windows(2).find(|pair| pair[1].time_s < pair[0].time_s && !case.player.starts_with("page"));
+        if let Some(pair) = back {
+            wrong.push(format!("its time went back from {} s to {} s", pair[0].time_s, pair[1].time_s));
+        }
+        wrong.extend(result.errors.iter().map(|error| format!("fatal: {error}")));
+        if !wrong.is_empty() {
+            wrong.extend(result.said.iter().map(|line| format!("  it said {line}")));
+            wrong.extend((result.unreadable > 0).then(|| format!("  {} pictures without a clock", result.unreadable)));
+        }
+        wrong
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let latency = |ms: Option<f64>| ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms:.0} ms"));
+        write!(
+            f,
+            "latency {} before the restart, {} after; longest still {:.0} ms, at the restart {:.0} ms; {} pictures",
+            latency(self.before_ms),
+            latency(self.after_ms),
+            self.still_ms,
+            self.gap_ms,
+            self.pictures
+        )
+    }
+}
+
+fn median(samples: &[Sample]) -> Option<f64> {
+    let mut ages: Vec<f64> = samples.iter().map(|sample| sample.late_ms).collect();
+    ages.sort_by(f64::total_cmp);
+    ages.get(ages.len() / 2).copied()
+}
+
+/// The longest time without a new picture between these two.
+fn longest_still(samples: &[Sample], from: f64, to: f64) -> f64 {
+    let times = std::iter::once(from).chain(samples.iter().map(|sample| sample.at)).chain(std::iter::once(to));
+    let times: Vec<f64> = times.collect();
+    times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+}
+
+/// Chromium with all players, and the script that drives it.
+struct Browser {
+    driver: Child,
+    lines: std::sync::mpsc::Receiver<serde_json::Value>,
+}
+
+impl Browser {
+    fn start(port: u16, cases: &[Case]) -> Self {
+        let players: Vec<serde_json::Value> = cases
+            .iter()
+            .map(|case| {
+                let url = match case.address.strip_prefix("ws:") {
+                    Some(path) => format!("ws://127.0.0.1:{port}{path}"),
+                    None => format!("http://127.0.0.1:{port}{}", case.address),
+                };
+                json!({ "name": case.name, "player": case.player, "url": url })
+            })
+            .collect();
+        let mut driver = Command::new(tools::find("node", "nodejs"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browsers/drive.js"))
+            .arg(tools::node_modules())
+            .arg(tools::find("chromium", "chromium"))
+            .arg(WATCHED.as_secs().to_string())
+            .arg(serde_json::Value::from(players).to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("node starts");
+        let output = driver.stdout.take().expect("stdout is piped");
+        let (say, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "event": "failed", "error": line }));
+                if say.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { driver, lines }
+    }
+
+    #[track_caller]
+    fn wait_for(&mut self, event: &str, deadline: Duration) {
+        while self.next(event, deadline)["event"] != event {}
+    }
+
+    #[track_caller]
+    fn results(&mut self) -> Vec<Played> {
+        let mut results = Vec::new();
+        while results.len() < CASES.len() {
+            let line = self.next("result", WATCHED);
+            if line["event"] == "result" {
+                results.push(serde_json::from_value(line).expect("the driver's own form"));
+            }
+        }
+        results
+    }
+
+    #[track_caller]
+    fn next(&mut self, event: &str, deadline: Duration) -> serde_json::Value {
+        let line = wait::until(event, deadline, || self.lines.try_recv().ok());
+        assert_ne!(line["event"], "failed", "{}", line["error"]);
+        line
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Puppeteer ends the browser when it is asked to end itself.
+        let pid = nix::unistd::Pid::from_raw(self.driver.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        if wait::within(END_DEADLINE, || self.driver.try_wait().ok().flatten()).is_none() {
+            let _ = self.driver.kill();
+            let _ = self.driver.wait();
+        }
+    }
+}
+
+/// Publishes a small picture with the clock in it: H.264 with a keyframe a second, and AAC.
+fn publish(server: &TestServer) -> Running {
+    // The clock becomes the frame's time and back, because only a time is the same for all pixels of a frame. It is read
+    // in a filter of the output: those of an input run ahead of what is sent.
+    let clock = format!(
+        "settb=1/1000,setpts=RTCTIME/1000,split[picture][clock];\
+         [clock]crop=32:2:0:0,format=yuv420p,geq=lum='255*mod(floor(round(T*1000)/pow(2,31-X)),2)':cb=128:cr=128,\
+         scale={WIDTH}:16:flags=neighbor[cells];[picture][cells]overlay=0:0:format=yuv420,settb=1/25,setpts=N"
+    );
+    let mut command = Command::new(tools::ffmpeg_debian());
+    command.args(["-nostdin", "-hide_banner", "-loglevel", "warning"]);
+    command.args(["-re", "-f", "lavfi", "-i", &format!("testsrc2=size={WIDTH}x180:rate=25")]);
+    command.args(["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100", "-vf", &clock]);
+    command.args(["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]);
+    command.args(["-g", "25", "-sc_threshold", "0", "-b:v", "400k", "-c:a", "aac", "-b:a", "64k", "-ac", "2"]);
+    command.args(["-f", "flv", &server.url("live/test")]);
+    Running::start("the publisher with a clock in its picture", command)
+}
+
+/// What was measured is worth seeing also when it was good enough (`--nocapture`).
+#[allow(clippy::print_stdout)]
+fn show(report: &str) {
+    println!("{report}");
+}
+
+const WIDTH: u32 = 320;
+/// Half of it before the publisher goes, half after.
+const WATCHED: Duration = Duration::from_secs(64);
+/// For a server, a publisher or a browser with eight players to start on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const END_DEADLINE: Duration = Duration::from_secs(5);
+/// Players take a while to find their distance to live; what they promise holds from then on.
+const SETTLING_MS: f64 = 10_000.0;
+/// The publisher is away for a second or two, and again they need a while.
+const RESTART_MS: f64 = 12_000.0;
