@@ -124,6 +124,34 @@ seed("proxy", "binary-4", SIGNATURE + b"\x21\x11\x00\x0c" + v4 + b"\x03")
 seed("proxy", "binary-6-records", SIGNATURE + b"\x21\x21\x00\x2b" + v6 + b"\x04\x00\x04abcd" + b"\x03")
 seed("proxy", "local", SIGNATURE + b"\x20\x00\x00\x00\x03")
 
+# Playlists left behind by nginx-rtmp ----------------------------------------------------------------------------------
+
+seed("playlist", "plain", "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-TARGETDURATION:5\n"
+     "#EXT-X-DISCONTINUITY\n#EXTINF:5.000,\nname-7.ts\n#EXTINF:4.960,\nname-8.ts\n")
+seed("playlist", "keys", "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-TARGETDURATION:9\n#EXT-X-PLAYLIST-TYPE: EVENT\n"
+     "#EXT-X-KEY:METHOD=AES-128,URI=\"/k/0.key\",IV=0x0000000000000000000000000000000C\n"
+     "#EXT-X-PROGRAM-DATE-TIME:2026-11-20T06:09:34.692+00:00\n#EXTINF:8.533,\nhttp://cdn/name/1450000.ts\n#EXT-X-ENDLIST\n")
+
+# Streams for the TS segmenter: what, step, composition time, size; then so many bytes -----------------------------------
+
+avc_record = b"\x01\x64\x00\x28\xff\xe1\x00\x05\x67\x64\x00\x28\xac\x01\x00\x04\x68\xee\x3c\x80"
+hevc_record = b"\x01" * 21 + b"\x03\x01\xa1\x00\x01\x00\x03\x42\x01\x01"
+
+
+def step(what, after, cts, data):
+    return bytes([what, after, cts, len(data)]) + data
+
+
+def units(*all):
+    return b"".join(struct.pack(">I", len(unit)) + unit for unit in all)
+
+
+seed("ts_mux", "avc-aac", step(0, 0, 0, avc_record) + step(1, 0, 0, b"\x12\x10") + b"".join(
+    step(4, 40, 4, units(b"\x09\xf0", b"\x67\x64\x00\x1f", b"\x06\x06\x01\xc4\x80", b"\x65\x88\x80")) + step(3, 23, 0, b"\x21\x10")
+    + step(5, 40, 0xfc, units(b"\x41\x9a")) * 30 for _ in range(3)))
+seed("ts_mux", "hevc", step(0x10, 0, 0, hevc_record) + step(0x14, 40, 0, units(b"\x26\x01\xaf")) + step(2, 0, 0, b""))
+seed("ts_mux", "audio", step(0x21, 0, 0, b"") + step(0x23, 26, 0, b"\xff\xfb\x90\x64") * 80 + step(0xa3, 200, 0, b"\xff\xfb\x90\x64"))
+
 # Chunks: mode (even: hostile, odd: ops of ten bytes), three sizes of pieces ------------------------------------------
 
 

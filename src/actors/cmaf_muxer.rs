@@ -11,16 +11,20 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
+    hls_muxer::FinishFiles,
     source::{Deliver, Source},
     support::{
+        dash_files::DashWriter,
+        disk::{Disk, Report},
         intake::{Heard, Intake},
         lifetime::{Due, Lifetime, LifetimeRules},
+        link::{ExitReason, Link},
         segment_store::{AUDIO, Held, Rendition as Kept, SegmentStore, VIDEO},
         shelf::Shelved,
     },
 };
 use crate::{
-    config::outputs::Memory,
+    config::outputs::{DashFiles, Memory},
     media::key::StreamKey,
     protocol::{
         flv::sample::MuxInput,
@@ -38,10 +42,22 @@ pub struct CmafMuxer {
     intake: Option<Intake>,
     stream: Option<Source>,
     stage: Stage,
-    sink: MemorySink,
+    sink: Sink,
     lifetime: Lifetime,
     started: Instant,
+    /// For whoever looks after outputs on disk.
+    link: Option<Link>,
 }
+
+enum Sink {
+    Memory(Box<MemorySink>),
+    Disk(Box<DashWriter>, Disk),
+}
+
+/// To the muxer, from the disk.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Reported(Report);
 
 /// How far it has come with knowing the stream.
 enum Stage {
@@ -78,27 +94,57 @@ impl CmafMuxer {
         let gauge =
             Gauge::new(GaugeRules { fragment: rules.fragment, max_fragment: rules.max_fragment, part: rules.part });
         let now_ms = wall_ms();
+        let sink = MemorySink {
+            shelved,
+            rules,
+            prefix: format!("{now_ms:x}"),
+            // Seconds: no segment is shorter, so an output that follows this one goes on above it.
+            first_number: u64::try_from(now_ms / 1000).unwrap_or(0),
+            gauged: None,
+            video: Tail::default(),
+            audio: Tail::default(),
+        };
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            Self {
-                key,
-                intake: None,
-                stream: Some(stream),
-                stage: Stage::Gauging(Box::new(gauge)),
-                sink: MemorySink {
-                    shelved,
-                    rules,
-                    prefix: format!("{now_ms:x}"),
-                    // Seconds: no segment is shorter, so an output that follows this one goes on above it.
-                    first_number: u64::try_from(now_ms / 1000).unwrap_or(0),
-                    gauged: None,
-                    video: Tail::default(),
-                    audio: Tail::default(),
-                },
-                lifetime: Lifetime::new(lifetime),
-                started: Instant::now(),
-            }
+            let (sink, stage) = (Sink::Memory(Box::new(sink)), Stage::Gauging(Box::new(gauge)));
+            Self::new(key, stream, stage, sink, Lifetime::new(lifetime), None)
         });
+    }
+
+    /// Starts writing files for DASH on an arbiter.
+    pub fn start_on_disk(
+        key: StreamKey,
+        stream: Source,
+        files: &DashFiles,
+        end_after: Duration,
+        disk: &Disk,
+        link: Link,
+        home: &ArbiterHandle,
+    ) -> Addr<Self> {
+        let lifetime = LifetimeRules { idle: None, end_after, ended: Duration::ZERO };
+        let fragment_ms = u32::try_from(files.fragment.as_millis()).unwrap_or(u32::MAX).max(1);
+        // As the family: twice as long, and it ends without a keyframe.
+        let rules = ChunkRules {
+            part_ms: fragment_ms,
+            fragment_ms,
+            max_segment_ms: fragment_ms.saturating_mul(2),
+            low_latency: false,
+        };
+        let (files, disk) = (files.clone(), disk.clone());
+        Self::start_in_arbiter(home, move |ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let to = ctx.address().recipient();
+            // One for each file, which are seconds apart.
+            let tell = move |report| to.do_send(Reported(report));
+            let writer = DashWriter::new(files, key.file_stem().into_owned(), key.to_string(), &disk, tell);
+            let (sink, stage) = (Sink::Disk(Box::new(writer), disk), Stage::Cutting(Box::new(Chunker::new(rules))));
+            Self::new(key, stream, stage, sink, Lifetime::new(lifetime), Some(link))
+        })
+    }
+
+    fn new(key: StreamKey, stream: Source, stage: Stage, sink: Sink, lifetime: Lifetime, link: Option<Link>) -> Self {
+        let (stream, intake) = (Some(stream), None);
+        Self { key, intake, stream, stage, sink, lifetime, started: Instant::now(), link }
     }
 
     fn take(&mut self, heard: Heard) {
@@ -138,7 +184,8 @@ impl CmafMuxer {
 
     fn begin_cutting(&mut self, (gauged, held): (Gauged, Vec<(MuxInput, i64)>)) {
         debug!(stream = %self.key, ?gauged, "segments begin");
-        let mut chunker = Chunker::new(self.sink.begin(gauged));
+        let Sink::Memory(memory) = &mut self.sink else { return };
+        let mut chunker = Chunker::new(memory.begin(gauged));
         for (input, wall_ms) in held {
             self.sink.take(chunker.push(input, wall_ms));
         }
@@ -163,15 +210,37 @@ impl CmafMuxer {
         if self.intake.as_ref().is_some_and(Intake::is_orphaned) {
             self.take(Heard::End);
         }
-        let store = self.sink.store();
-        store.sessions().expire(store.now());
-        match self.lifetime.due(self.started.elapsed(), store.idle_for()) {
+        let idle = match &self.sink {
+            Sink::Memory(memory) => {
+                let store = memory.store();
+                store.sessions().expire(store.now());
+                store.idle_for()
+            }
+            Sink::Disk(..) => Duration::ZERO,
+        };
+        match self.lifetime.due(self.started.elapsed(), idle) {
             Due::Nothing => {}
             Due::End => {
                 info!(stream = %self.key, "segments end: the publisher did not come back");
-                store.update(Held::end);
+                if let Sink::Memory(memory) = &self.sink {
+                    memory.store().update(Held::end);
+                }
             }
-            Due::Stop => ctx.stop(),
+            // What is on its way to the disk is still listed when it gets there.
+            Due::Stop if matches!(&self.sink, Sink::Disk(writer, _) if *writer.busy().borrow()) => {}
+            Due::Stop => {
+                info!(stream = %self.key, "segments stop: nobody needs them");
+                ctx.stop();
+            }
+        }
+    }
+}
+
+impl Sink {
+    fn take(&mut self, chunks: Chunks) {
+        match self {
+            Self::Memory(memory) => memory.take(chunks),
+            Self::Disk(writer, _) => writer.take(chunks),
         }
     }
 }
@@ -285,6 +354,37 @@ impl Actor for CmafMuxer {
             self.intake = Some(Intake::new(stream, ctx.address().recipient()));
         }
         ctx.run_interval(TICK, Self::tick);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(link) = &mut self.link {
+            link.set_reason(ExitReason::Stopped);
+        }
+    }
+}
+
+impl Handler<FinishFiles> for CmafMuxer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FinishFiles, _: &mut Self::Context) -> Self::Result {
+        self.finish();
+        let Sink::Disk(writer, disk) = &self.sink else { return Box::pin(std::future::ready(())) };
+        let (mut busy, disk) = (writer.busy(), disk.clone());
+        Box::pin(async move {
+            // An error means that the muxer is gone.
+            let _ = busy.wait_for(|busy| !busy).await;
+            disk.idle().await;
+        })
+    }
+}
+
+impl Handler<Reported> for CmafMuxer {
+    type Result = ();
+
+    fn handle(&mut self, Reported(report): Reported, _: &mut Self::Context) {
+        if let Sink::Disk(writer, _) = &mut self.sink {
+            writer.hear(&report, wall_ms());
+        }
     }
 }
 

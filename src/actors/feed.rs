@@ -35,6 +35,8 @@ pub struct Feed {
     audiences: Arc<AtomicU32>,
     /// Something was lost since the last delivery.
     gap: bool,
+    /// Subscriber and listener of those who came while it was not known, after a gap, what a joiner is sent first.
+    waiting: Vec<(u64, u64)>,
     state: State,
     link: Link,
 }
@@ -102,6 +104,7 @@ impl Feed {
             subscribers: Subscribers::default(),
             audiences,
             gap: false,
+            waiting: Vec::new(),
             state: State::Idle,
             link,
         }
@@ -124,7 +127,21 @@ impl Feed {
             State::Live => {
                 let gap = std::mem::take(&mut self.gap);
                 self.subscribers.deliver(&Batch::new(pieces), gap, &self.stream.counters);
+                for (subscriber, listener) in std::mem::take(&mut self.waiting) {
+                    self.catch_up(subscriber, listener);
+                }
             }
+        }
+    }
+
+    /// Tells a subscriber what its new listener is sent first, as soon as that is known.
+    fn catch_up(&mut self, subscriber: u64, listener: u64) {
+        match self.state {
+            State::Live if self.endless.header().is_some() => {
+                self.subscribers.begin(subscriber, listener, || self.burst());
+            }
+            State::Live => self.waiting.push((subscriber, listener)),
+            State::Idle | State::Opening => {} // told with everybody else, when there is something
         }
     }
 
@@ -141,6 +158,9 @@ impl Feed {
         self.endless.restart();
         self.cache.clear();
         self.gap = false;
+        if state != State::Live {
+            self.waiting.clear(); // they are told with everybody else
+        }
         self.state = state;
     }
 }
@@ -184,8 +204,9 @@ impl Handler<Deliver> for Feed {
             }
             Deliver::Media { batch, gap } => {
                 if gap {
-                    self.endless.restart();
-                    self.gap = true;
+                    // What is kept does not go on, either.
+                    self.begin_anew(self.state);
+                    self.gap = self.state == State::Live;
                 }
                 self.take(batch.packets());
             }
@@ -203,10 +224,7 @@ impl Handler<Listen> for Feed {
     fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
         match listen {
             Listen::Join { subscriber, to } => self.subscribers.join(subscriber, to),
-            Listen::CatchUp { subscriber, listener } if self.state == State::Live => {
-                self.subscribers.begin(subscriber, listener, || self.burst());
-            }
-            Listen::CatchUp { .. } => {} // told with everybody else, when there is something
+            Listen::CatchUp { subscriber, listener } => self.catch_up(subscriber, listener),
             Listen::Leave { subscriber } => self.subscribers.leave(subscriber),
         }
         self.audiences.store(self.subscribers.len() as u32, Ordering::Relaxed);
@@ -297,6 +315,7 @@ mod tests {
 
         fn restart(&mut self) {
             self.restarts += 1;
+            self.config = None;
         }
     }
 
@@ -395,6 +414,17 @@ mod tests {
         assert_eq!(told(&mut viewer).await, ("gap", vec![b"\x02g".to_vec()]));
         assert_eq!(told(&mut viewer).await.0, "end");
         assert_eq!(told(&mut viewer).await, ("begin", vec![b"head".to_vec(), b"\x04k".to_vec()]));
+    }
+
+    #[actix::test]
+    async fn who_comes_after_a_gap_waits_for_the_header_too() {
+        let scene = Scene::new();
+        scene.tell(begin(&[packet(PacketKind::Config, 0, b"head"), packet(PacketKind::Key, 0, b"k")])).await;
+        scene.tell(media(&[packet(PacketKind::Inter, 40, b"i")], true)).await;
+        let mut late = scene.join(7).await;
+        scene.tell(media(&[packet(PacketKind::Config, 80, b"head"), packet(PacketKind::Key, 80, b"l")], false)).await;
+        assert_eq!(told(&mut late).await, ("media", vec![b"\x02l".to_vec()]));
+        assert_eq!(told(&mut late).await, ("begin one", vec![b"head".to_vec(), b"\x02l".to_vec()]));
     }
 
     #[actix::test]

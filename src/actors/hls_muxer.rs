@@ -234,7 +234,10 @@ impl HlsMuxer {
             }
             // What is on its way to the disk is still listed when it gets there.
             Due::Stop if self.sink.is_busy() => {}
-            Due::Stop => ctx.stop(),
+            Due::Stop => {
+                info!(stream = %self.key, "segments stop: nobody needs them");
+                ctx.stop();
+            }
         }
     }
 }
@@ -476,7 +479,11 @@ impl DiskSink {
         }
         let is_over = self.is_ended && self.waiting.is_empty() && self.writing.is_none();
         let bytes = Bytes::from(self.playlist.text(is_over));
-        self.queue.push(Order::Rewrite { path: self.path_of_playlist(), bytes });
+        let path = self.path_of_playlist();
+        if is_over {
+            return self.queue.push(Order::Amend { path, bytes });
+        }
+        self.queue.push(Order::Rewrite { path, bytes });
         if let Some((file, text)) = self.playlist.names().master() {
             // Of an empty stream key: the family writes none, and a name of a suffix alone would be hidden.
             let file = if file == ".m3u8" { "index.m3u8" } else { &file };

@@ -24,7 +24,14 @@ use super::{
     source::Source,
     support::link::{ExitReason, Exited, Link},
 };
-use crate::{media::key::StreamKey, protocol::feed::Endless};
+use crate::{
+    media::key::StreamKey,
+    protocol::{
+        feed::Endless,
+        mp4::feed::Mp4Feed,
+        ts::{feed::TsFeed, muxer::TsRules},
+    },
+};
 
 pub struct Outputs {
     house: Arc<House>,
@@ -91,29 +98,22 @@ impl Outputs {
     /// The output of a stream that is there.
     fn open(&mut self, asked: OpenOutput, opened: &Opened, ctx: &Context<Self>) -> Result<OutputHandle, NoStream> {
         match asked.kind {
-            OutputKind::Endless(kind) => self.feed(asked, kind, opened, ctx).map(OutputHandle::Feed),
+            OutputKind::Endless(kind) => Ok(OutputHandle::Feed(self.feed(asked, kind, opened, ctx))),
         }
     }
 
-    fn feed(
-        &mut self,
-        asked: OpenOutput,
-        kind: Endlessly,
-        opened: &Opened,
-        ctx: &Context<Self>,
-    ) -> Result<Source, NoStream> {
+    fn feed(&mut self, asked: OpenOutput, kind: Endlessly, opened: &Opened, ctx: &Context<Self>) -> Source {
         let name = (asked.key, kind);
         let known = self.feeds.get_mut(&name).filter(|known| known.stream == opened.id() && known.feed.connected());
         if let Some(known) = known {
             known.asked = Instant::now();
-            return Ok(known.source.clone());
+            return known.source.clone();
         }
-        let endless = kind.start().ok_or(NoStream::NotFound)?;
         let id = feed::next_id();
         let link = Link::new(id, ctx.address().recipient());
         let home = self.home();
         let live = &asked.venue.rules.live;
-        let running = Feed::open(id, opened.source(), endless, live, link, &home);
+        let running = Feed::open(id, opened.source(), kind.start(), live, link, &home);
         debug!(stream = %name.0, kind = ?kind, "feed started");
         let source = running.source.clone();
         let known = KnownFeed {
@@ -127,7 +127,7 @@ impl Outputs {
         if let Some(old) = self.feeds.insert(name, known) {
             old.feed.do_send(EndFeed);
         }
-        Ok(source)
+        source
     }
 
     /// Ends what nobody has used for a while.
@@ -145,9 +145,10 @@ impl Outputs {
 }
 
 impl Endlessly {
-    fn start(self) -> Option<Box<dyn Endless>> {
+    fn start(self) -> Box<dyn Endless> {
         match self {
-            Self::Ts | Self::Mp4 => None,
+            Self::Ts => Box::new(TsFeed::new(TsRules::default())),
+            Self::Mp4 => Box::new(Mp4Feed::new()),
         }
     }
 }

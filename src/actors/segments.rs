@@ -54,6 +54,13 @@ impl Files {
             let muxer = HlsMuxer::start_on_disk(key.clone(), source, files, end_after, &house.disk, link, home);
             self.0.insert((key.clone(), Format::Ts), Writing { id, finish: muxer.recipient() });
         }
+        if let Some(files) = outputs.dash.as_ref().filter(|_| !self.has(key, Format::Cmaf)) {
+            let (id, end_after) = (feed::next_id(), outputs.memory.end_after);
+            let link = Link::new(id, parent.clone());
+            let source = opened.source();
+            let muxer = CmafMuxer::start_on_disk(key.clone(), source, files, end_after, &house.disk, link, home);
+            self.0.insert((key.clone(), Format::Cmaf), Writing { id, finish: muxer.recipient() });
+        }
     }
 
     /// The muxer of this id is gone. None: it was none of these.

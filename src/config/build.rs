@@ -1241,7 +1241,7 @@ mod tests {
         check_help("error_log stderr wran;", "did you mean `warn`?");
         check_help("rtmp { server { access_log x mone; } log_format mine a; }", "did you mean `mine`?");
         check_help("hls on;", "it belongs in: rtmp, server, application");
-        check_help("root html;", "it belongs in: http");
+        check_help("root html;", "it belongs in: http, http server, location");
         check_help("rtmp { server { live on; live off; } }", "the first one is in x.conf:1");
     }
 
@@ -1285,19 +1285,21 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_inside_http_is_a_warning_only() {
-        let config = load("http { blubb on; server { proxy_pass http://a; listen 80; types { a b; } live on; } }");
+    fn what_nginx_does_in_http_and_livemill_does_not_is_a_warning_each() {
+        let config =
+            load("http { server { location / { proxy_pass http://a; rewrite ^ /x; } listen 80; types { a b; } } }");
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             warnings,
             [
-                "x.conf:1: \"rtmp\" has no server: nothing will listen",
-                "x.conf:1: \"http\" does nothing yet: http is read and kept; it is served in a later release (waiting in it: server listen types)",
-                "x.conf:1: \"blubb\" is unknown to livemill: kept, and nothing is done with it",
-                "x.conf:1: \"proxy_pass\" does nothing yet: not livemill's work: keep nginx in front for it",
-                "x.conf:1: \"live\" is unknown to livemill: kept, and nothing is done with it",
+                "x.conf:1: \"proxy_pass\" does nothing yet: not livemill's work: keep nginx in front for it; until then such a location answers 502",
+                "x.conf:1: \"rewrite\" does nothing yet: addresses are not rewritten: the request is answered for the address it came with",
             ]
         );
+        check_error("http { blubb on; }", "unknown directive \"blubb\"");
+        check_error("http { live on; }", "\"live\" directive is not allowed here");
+        check_error("http { server { alias /x; } }", "\"alias\" directive is not allowed here");
+        check_help("http { gzpi on; }", "did you mean `gzip`?");
     }
 
     #[test]
@@ -1322,7 +1324,7 @@ mod tests {
         assert_eq!(config.process.error_logs[1].level, Level::Debug);
         assert_eq!(config.process.pid, Some(fixture("logs/nginx.pid")));
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["notify_method", "on_publish", "http"]);
+        assert_eq!(named, ["notify_method", "on_publish"]);
     }
 
     #[test]
@@ -1343,7 +1345,7 @@ mod tests {
         let log = ErrorLog { target: LogTarget::Stdout, level: Level::Info };
         assert_eq!(config.process.error_logs, [log]);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["exec", "http", "rtmp_stat", "rtmp_stat_stylesheet"]);
+        assert_eq!(named, ["exec", "rtmp_stat", "rtmp_stat_stylesheet"]);
     }
 
     #[test]

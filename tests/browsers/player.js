@@ -8,6 +8,11 @@ const video = document.querySelector('video');
 window.playerErrors = [];
 const failed = (what) => window.playerErrors.push(String(what));
 
+// For those that leave it to the page. The others listen for their own call of it.
+function play() {
+  video.play().catch((error) => error.name === 'AbortError' || failed(error));
+}
+
 function load(path) {
   return new Promise((done, refused) => {
     const script = Object.assign(document.createElement('script'), { src: path, onload: done, onerror: () => refused(new Error(path)) });
@@ -24,6 +29,7 @@ const players = {
     });
     hls.loadSource(url);
     hls.attachMedia(video);
+    play();
     window.player = hls;
   },
 
@@ -36,6 +42,7 @@ const players = {
     player.on(mpegts.Events.LOADING_COMPLETE, () => failed('the stream ended'));
     player.attachMediaElement(video);
     player.load();
+    play();
     window.player = player;
   },
 
@@ -56,7 +63,4 @@ const players = {
   },
 };
 
-players[query.get('player')]().then(
-  () => video.play()?.catch((error) => error.name === 'AbortError' || failed(error)),
-  failed,
-);
+players[query.get('player')]().catch(failed);

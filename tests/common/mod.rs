@@ -9,6 +9,7 @@
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`playlist_rules`], [`manifest_rules`], [`fragments`]: what HLS and DASH must say, and when fragments of MP4 are.
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
+//! - [`playlist`]: HLS playlists as a player reads them.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -23,6 +24,7 @@ pub mod http;
 pub mod manifest_rules;
 pub mod peer;
 pub mod playing;
+pub mod playlist;
 pub mod playlist_rules;
 pub mod server;
 pub mod stream;

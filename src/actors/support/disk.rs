@@ -49,6 +49,8 @@ pub enum Order {
     Write { path: PathBuf, bytes: Bytes, cipher: Option<Key>, of: u64 },
     /// The same for a file that is rewritten all the time: one that still waits is replaced, and nobody is told.
     Rewrite { path: PathBuf, bytes: Bytes },
+    /// A last word in a file that is there. Where somebody moved it away there is nobody to tell, and no folder is made.
+    Amend { path: PathBuf, bytes: Bytes },
     /// The file is in use: its age starts anew.
     Touch { path: PathBuf },
     /// The file is not needed any more. It may be gone already.
@@ -162,16 +164,15 @@ impl DiskQueue {
 impl Order {
     fn size(&self) -> usize {
         match self {
-            Self::Write { bytes, .. } | Self::Rewrite { bytes, .. } => bytes.len(),
+            Self::Write { bytes, .. } | Self::Rewrite { bytes, .. } | Self::Amend { bytes, .. } => bytes.len(),
             Self::Touch { .. } | Self::Remove { .. } => 0,
         }
     }
 
     fn path(&self) -> &Path {
         match self {
-            Self::Write { path, .. } | Self::Rewrite { path, .. } | Self::Touch { path } | Self::Remove { path } => {
-                path
-            }
+            Self::Write { path, .. } | Self::Rewrite { path, .. } | Self::Amend { path, .. } => path,
+            Self::Touch { path } | Self::Remove { path } => path,
         }
     }
 }
@@ -210,6 +211,8 @@ impl Shared {
         match order {
             Order::Write { path, bytes, cipher: Some(key), .. } => self.write(path, &key.encrypt(bytes)),
             Order::Write { path, bytes, cipher: None, .. } | Order::Rewrite { path, bytes } => self.write(path, bytes),
+            Order::Amend { path, bytes } if path.exists() => replace(path, bytes).map(|()| Outcome::Written),
+            Order::Amend { .. } => Ok(Outcome::Written),
             // Age and removal are kept up for others' sake; a file that is gone needs neither.
             Order::Touch { path } => {
                 let _ = fs::File::open(path).and_then(|file| file.set_modified(jiff::Timestamp::now().into()));
@@ -367,6 +370,19 @@ mod tests {
         assert_eq!(bench.outcome(), (1, Outcome::InNewFolder));
         assert_eq!(bench.names("a"), ["1.ts"]);
         assert_eq!(bench.names("kept"), ["0.ts"], "what was moved is left alone");
+    }
+
+    #[tokio::test]
+    async fn a_last_word_brings_nothing_back_that_was_moved_away() {
+        let bench = bench();
+        bench.write("a/0.ts", 0);
+        bench.outcome();
+        for (name, expected) in [("a/0.ts", Some("end")), ("gone/0.ts", None)] {
+            bench.queue.push(Order::Amend { path: bench.path(name), bytes: Bytes::from_static(b"end") });
+            bench.disk.idle().await;
+            assert_eq!(fs::read_to_string(bench.path(name)).ok().as_deref(), expected);
+        }
+        assert!(!bench.path("gone").exists());
     }
 
     #[tokio::test]

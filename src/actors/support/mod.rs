@@ -3,6 +3,7 @@
 pub mod body;
 pub mod census;
 pub mod counters;
+pub mod dash_files;
 pub mod deadlines;
 pub mod directory;
 pub mod disk;

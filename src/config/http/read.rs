@@ -810,3 +810,136 @@ const MAX_REGEX: usize = 1 << 20;
 
 /// What `gzip_disable msie6` means.
 const MSIE6: &str = "MSIE [4-6]\\.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn load(text: &str) -> Http {
+        let config = Config::parse("x.conf", format!("http {{ {text} }}").as_bytes());
+        let http = config.unwrap_or_else(|error| panic!("{text}\n{error}")).http.expect("it was written");
+        Arc::unwrap_or_clone(http)
+    }
+
+    fn location(text: &str) -> Arc<Location> {
+        let http = load(&format!("server {{ {text} }}"));
+        Arc::clone(&http.servers[0].outermost.locations[0])
+    }
+
+    #[track_caller]
+    fn check_error(text: &str, message: &str) {
+        let error = Config::parse("x.conf", format!("http {{ {text} }}").as_bytes()).expect_err(text);
+        assert_eq!(error.message, format!("{message} in x.conf:1"), "{text}");
+    }
+
+    #[test]
+    fn lists_are_replaced_and_never_joined() {
+        let http = load(
+            "add_header a 1; add_header b 2; error_page 404 /x; index a b; allow 192.0.2.1;
+             server { location /1 { } location /2 { add_header c 3 always; error_page 500 /y; index c; deny all; } }",
+        );
+        let settings = |at: usize| http.servers[0].outermost.locations[at].settings.clone();
+        let names = |at: usize| settings(at).headers.iter().map(|header| header.name.clone()).collect::<Vec<_>>();
+        assert_eq!((names(0), names(1)), (vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]));
+        assert_eq!(settings(0).error_pages[0].codes, [404]);
+        assert_eq!(settings(1).error_pages[0].codes, [500]);
+        assert_eq!((settings(0).index.len(), settings(1).index.len()), (2, 1));
+        assert_eq!((settings(0).access.rules().len(), settings(1).access.rules().len()), (1, 1));
+    }
+
+    #[test]
+    fn a_root_takes_over_from_an_alias_and_the_other_way_round() {
+        let http = load(
+            "root /r; server { location /a/ { alias /x/; location /a/b/ { } location /a/c/ { root y; } } location /d { } }",
+        );
+        let locations = &http.servers[0].outermost.locations;
+        let alias = Root::Alias(Template::plain("/x/"), Some(3));
+        assert_eq!(locations[0].settings.root, alias);
+        assert_eq!(locations[0].locations[0].settings.root, alias, "it keeps the length it was written for");
+        assert_eq!(locations[0].locations[1].settings.root, Root::Root(Template::plain("./y")));
+        assert_eq!(locations[1].settings.root, Root::Root(Template::plain("/r")));
+    }
+
+    #[test]
+    fn types_of_a_location_take_the_place_of_all_others() {
+        let http = load("include mime.types; server { location /a { types { a/b c d; } } location /b { } }");
+        let locations = &http.servers[0].outermost.locations;
+        assert_eq!(locations[0].settings.types.of("D"), Some("a/b"));
+        assert_eq!(locations[0].settings.types.of("html"), None);
+        assert_eq!(locations[1].settings.types.of("m3u8"), Some("application/vnd.apple.mpegurl"));
+        assert_eq!(
+            location("location / { }").settings.types.of("css"),
+            None,
+            "nginx knows html, gif and jpg by itself"
+        );
+    }
+
+    #[test]
+    fn what_guards_and_is_not_built_closes() {
+        let guarded = |text: &str| location(&format!("location / {{ {text} }}")).handler.clone();
+        assert_eq!(guarded("auth_basic x;"), Handler::Guarded("auth_basic".to_owned()));
+        assert_eq!(guarded("auth_basic off;"), Handler::Files);
+        assert_eq!(guarded("if ($arg_key) { return 403; }"), Handler::Guarded("if".to_owned()));
+        assert_eq!(guarded("if ($arg_key) { return 204; }"), Handler::Files);
+        assert_eq!(guarded("limit_except GET { deny all; }"), Handler::Files);
+        assert_eq!(guarded("proxy_pass http://a;"), Handler::Elsewhere("proxy_pass".to_owned()));
+        assert_eq!(guarded("rtmp_stat all;"), Handler::NotBuilt("rtmp_stat"));
+        let inner = location("auth_request /x; location / { }").handler.clone();
+        assert_eq!(inner, Handler::Guarded("auth_request".to_owned()), "guards are inherited");
+    }
+
+    #[test]
+    fn flv_live_is_read_in_both_forms() {
+        let read = |text: &str| location(&format!("location / {{ flv_live {text}; }}")).handler.clone();
+        assert_eq!(read("on"), Handler::FlvByQuery);
+        assert_eq!(read("off"), Handler::Files);
+        let app = Some("live".to_owned());
+        assert_eq!(
+            read("1935 app=live audio=0"),
+            Handler::FlvByPath { port: Some(1935), app, audio: false, video: true }
+        );
+    }
+
+    #[test]
+    fn values_are_read_as_nginx_reads_them() {
+        let expires = |text: &str| location(&format!("location / {{ expires {text}; }}")).settings.expires;
+        assert_eq!(expires("24h"), Expires::Access(86_400));
+        assert_eq!(expires("-1"), Expires::Access(-1));
+        assert_eq!(expires("modified 1m"), Expires::Modified(60));
+        assert_eq!(expires("@15h30m"), Expires::Daily(55_800));
+        let answer = |text: &str| location(&format!("location / {{ return {text}; }}")).answer.clone().unwrap();
+        assert_eq!(answer("404"), Return { code: 404, text: None });
+        assert_eq!(answer("http://a/$uri").code, 302);
+        assert_eq!(answer("301 /b").text.unwrap().as_plain(), Some("/b"));
+        let page = load("error_page 404 403 =200 /x; server { }").servers[0].outermost.settings.error_pages[0].clone();
+        assert_eq!((page.codes, page.becomes), (vec![404, 403], Some(Some(200))));
+        let server = load("server { listen [::]:80; listen 81 ssl http2; ssl_certificate a; ssl_certificate_key b; }");
+        let listens = &server.servers[0].listens;
+        assert!(listens[0].ipv6only && listens[1].http2 && !listens[0].http2);
+    }
+
+    #[test]
+    fn broken_blocks_are_refused_in_the_words_of_nginx() {
+        for (text, message) in [
+            (
+                "server { location = /a { location /a/b { } } }",
+                "location \"/a/b\" cannot be inside the exact location \"/a\"",
+            ),
+            ("server { location /a { location /b { } } }", "location \"/b\" is outside location \"/a\""),
+            ("server { location /a { } location /a { } }", "duplicate location \"/a\""),
+            ("server { location / { return abc; } }", "invalid return code \"abc\""),
+            ("server { add_header a b c; }", "invalid parameter \"c\""),
+            ("error_page 200 /x;", "value \"200\" must be between 300 and 599"),
+            ("server { location ! / { } }", "invalid location modifier \"!\""),
+            ("server { return 200 $nosuch; }", "unknown \"nosuch\" variable"),
+            ("log_format a $nosuch;", "unknown \"nosuch\" variable"),
+            ("access_log x nosuch; server { }", "unknown log format \"nosuch\""),
+            ("server { listen 80 ssl; }", "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive"),
+            ("allow nonsense;", "invalid parameter \"nonsense\""),
+        ] {
+            check_error(text, message);
+        }
+        load("map $uri $mine { a b; } server { return 200 $mine; }");
+    }
+}

@@ -46,6 +46,8 @@ function codecWords(codec) {
     ['av01', 'AV1'],
     ['vp09', 'VP9'],
     ['avc', 'H.264'],
+    ['mp4a.6', 'MP3'],
+    ['mp3', 'MP3'],
     ['mp4a', 'AAC'],
     ['ac-3', 'AC-3'],
     ['ec-3', 'E-AC-3'],
@@ -67,7 +69,7 @@ function showFigures() {
     Stalls: String(stats.stalls),
     Resolution: stats.width ? `${stats.width}×${stats.height}` : '–',
     Bitrate: stats.bits_per_s === null ? '–' : bitrate(stats.bits_per_s),
-    Codecs: stats.codecs.replace(',', ', ') || '–',
+    Codecs: stats.missing ? `${stats.codecs} (no ${codecWords(stats.missing)} in this browser)` : stats.codecs.replace(',', ', ') || '–',
     Transport: { websocket: 'fMP4, WebSocket', fetch: 'fMP4, HTTP', hls: 'HLS' }[stats.transport],
   };
   for (const table of [$('figures'), $('overlay')]) if (!table.hidden) fillTable(table, rows);

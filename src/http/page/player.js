@@ -25,6 +25,9 @@ export class LivePlayer extends EventTarget {
   #source = null;
   #feed = null;
   #failures = 0;
+  /** The one track that this browser can play, and the codec of the other. */
+  #only = null;
+  #missing = '';
   #transport = 'websocket';
   #retry = 0;
   #tick = 0;
@@ -133,6 +136,7 @@ export class LivePlayer extends EventTarget {
       width: video.videoWidth,
       height: video.videoHeight,
       codecs: this.#source?.codecs ?? '',
+      missing: this.#missing,
       bits_per_s: span > 1000 ? (total * 8000) / span : null,
       rate: video.playbackRate,
       stalls: this.#stalls,
@@ -162,7 +166,7 @@ export class LivePlayer extends EventTarget {
   }
 
   #openSocket(session, take) {
-    const url = new URL(this.#urls.mp4);
+    const url = this.#address();
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
     const socket = new WebSocket(url);
     socket.binaryType = 'arraybuffer';
@@ -188,7 +192,7 @@ export class LivePlayer extends EventTarget {
     this.#lastData = performance.now();
     const isOurs = () => this.#feed?.session === session;
     try {
-      const answer = await fetch(this.#urls.mp4, { signal: abort.signal, cache: 'no-store' });
+      const answer = await fetch(this.#address(), { signal: abort.signal, cache: 'no-store' });
       if (!isOurs()) return;
       if (!answer.ok) {
         abort.abort();
@@ -212,6 +216,12 @@ export class LivePlayer extends EventTarget {
       if (!session.begun) this.#transport = 'websocket';
       this.#reconnect();
     }
+  }
+
+  #address() {
+    const url = new URL(this.#urls.mp4);
+    if (this.#only) url.searchParams.set('only', this.#only);
+    return url;
   }
 
   #disconnect() {
@@ -279,8 +289,16 @@ export class LivePlayer extends EventTarget {
     this.#produced = null;
     const codecs = tracks.map((track) => track.codec).join(',');
     const missing = tracks.filter((track) => !isPlayable(`${track.kind}/mp4`, track.codec));
-    if (tracks.length === 0 || missing.length > 0) {
+    const playable = tracks.filter((track) => !missing.includes(track));
+    if (playable.length === 0 || (missing.length > 0 && this.#only)) {
       this.#unsupported(missing.map((track) => track.codec).join(', '));
+      return;
+    }
+    if (missing.length > 0) {
+      // Better a silent picture, or sound alone, than nothing.
+      this.#only = playable[0].kind;
+      this.#missing = missing[0].codec;
+      this.#reconnect(0);
       return;
     }
     if (this.#state === State.unsupported) this.#say(State.connecting);
@@ -310,8 +328,13 @@ export class LivePlayer extends EventTarget {
   }
 
   #unsupported(codec) {
+    this.#disconnect();
     this.#dropSource();
     this.#say(State.unsupported, codec);
+    // The publisher may change his mind.
+    this.#only = null;
+    this.#missing = '';
+    this.#retry = setTimeout(() => this.#connect(), UNSUPPORTED_RETRY_MS);
   }
 
   // --- the media source -------------------------------------------------------------------------------------------------
@@ -667,6 +690,7 @@ const CALM_MS = 20_000;
 const JUMP_S = 3;
 /** Shortly after the start nobody minds a jump, and it is then that a whole GOP comes at once. */
 const JUMP_YOUNG_S = 0.5;
+const UNSUPPORTED_RETRY_MS = 15_000;
 const SETTLE_MS = 2000;
 const LOWS_MS = 1000;
 /** From this many seconds too many on, this pace: at 1.1 speech still sounds natural. */

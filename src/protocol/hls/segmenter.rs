@@ -236,7 +236,8 @@ impl TsSegmenter {
         }
         let has_picture = self.has_picture(sample.dts_ms);
         self.last_audio = Some(Last::after(self.last_audio, sample.dts_ms, AUDIO_FRAME_MS));
-        if self.open.is_none() && !has_picture {
+        let goes_on = matches!(verdict, Verdict::Cut { .. });
+        if self.open.is_none() && (goes_on || !has_picture) {
             self.begin(sample.dts_ms, wall_ms, true);
         }
         self.audio_bytes += sample.data.len();
@@ -278,7 +279,9 @@ impl TsSegmenter {
         if enters && is_due && long_ms > 0 {
             return Verdict::Cut { forced: false };
         }
-        let is_too_much = long_ms >= self.cut.max_fragment_ms || open.out.len() >= MAX_SEGMENT_BYTES;
+        // Written, the frame would be shown beyond the maximum, which a playlist may have promised.
+        let end_ms = long_ms.saturating_add(last.map_or(0, |last| last.frame_ms));
+        let is_too_much = end_ms > self.cut.max_fragment_ms || open.out.len() >= MAX_SEGMENT_BYTES;
         if is_too_much && long_ms > 0 { Verdict::Cut { forced: true } } else { Verdict::Append }
     }
 
@@ -307,13 +310,17 @@ impl TsSegmenter {
 
     /// Ends what is open. `next_ms`: where the next segment begins; without one it ends with its last frame.
     fn close(&mut self, next_ms: Option<i64>, forced: bool) -> Option<Segment> {
-        let Open { out, start_ms, wall_ms, discontinuity, independent } = self.open.take()?;
+        let Open { mut out, start_ms, wall_ms, discontinuity, independent } = self.open.take()?;
         let end_ms = next_ms.unwrap_or_else(|| {
             let end = |last: Option<Last>| last.map(|last| last.dts_ms.saturating_add(last.frame_ms));
             // What is longer is heard or seen alone to its end.
             end(self.last_video).max(end(self.last_audio)).unwrap_or(start_ms)
         });
         self.last_bytes = out.len();
+        // Some keep it for as long as it is listed: room that was not needed goes back.
+        if out.capacity() - out.len() > out.len() / 4 {
+            out.shrink_to_fit();
+        }
         let duration_ms = u64::try_from(end_ms.saturating_sub(start_ms)).unwrap_or(0).max(1);
         Some(Segment { bytes: Bytes::from(out), duration_ms, start_ms, wall_ms, discontinuity, independent, forced })
     }
@@ -368,3 +375,321 @@ const MAX_LATE_MS: i64 = 1_000;
 const MIN_KEPT_AUDIO_MS: i64 = 100;
 /// A minute of 8 Mbit/s. Whoever sends more gets shorter segments, and not our memory.
 const MAX_SEGMENT_BYTES: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::media::codec::{AudioCodec, VideoCodec};
+    use crate::protocol::ts::oracle::{self, AUDIO, Oracle, Seen, VIDEO, aac, avc, frame_of};
+
+    /// A stream made for a test: what is pushed, and what came of it.
+    struct Stream {
+        segmenter: TsSegmenter,
+        segments: Vec<Segment>,
+        sound_ms: i64,
+    }
+
+    impl Stream {
+        fn new(rules: &TsHlsRules, configs: &[MuxInput]) -> Self {
+            let mut stream = Self { segmenter: TsSegmenter::new(rules), segments: Vec::new(), sound_ms: 0 };
+            for config in configs {
+                stream.push(config.clone());
+            }
+            stream
+        }
+
+        fn push(&mut self, input: MuxInput) {
+            self.segments.extend(self.segmenter.push(input, 1_700_000_000_000));
+        }
+
+        fn picture(&mut self, time_ms: i64, key: bool) {
+            self.push(MuxInput::Sample(oracle::video_frame(time_ms, 0, key, 40)));
+        }
+
+        fn sound(&mut self, time_ms: i64) {
+            self.push(MuxInput::Sample(oracle::audio_frame(AudioCodec::Aac, time_ms, &[0x21; 20])));
+        }
+
+        /// 25 frames a second from `from_ms` on, with a keyframe every `gop_ms`, and the audio that belongs to them.
+        fn play(mut self, from_ms: i64, to_ms: i64, gop_ms: i64) -> Self {
+            self.sound_ms = self.sound_ms.max(from_ms);
+            for time_ms in (from_ms..to_ms).step_by(40) {
+                if self.segmenter.muxer.has_video() {
+                    self.picture(time_ms, (time_ms - from_ms) % gop_ms == 0);
+                }
+                while self.segmenter.muxer.has_audio() && self.sound_ms < time_ms + 40 {
+                    self.sound(self.sound_ms);
+                    self.sound_ms += 20;
+                }
+            }
+            self
+        }
+
+        fn end(mut self) -> Vec<Segment> {
+            self.segments.extend(self.segmenter.finish());
+            // Whatever the case: each segment stands by itself, and counters go on.
+            let mut oracle = Oracle::default();
+            for segment in &self.segments {
+                oracle.read(&segment.bytes);
+            }
+            self.segments
+        }
+    }
+
+    fn rules(fragment_ms: u64) -> TsHlsRules {
+        TsHlsRules { fragment_ms, max_fragment_ms: fragment_ms * 10, ..TsHlsRules::default() }
+    }
+
+    fn durations(segments: &[Segment]) -> Vec<u64> {
+        segments.iter().map(|segment| segment.duration_ms).collect()
+    }
+
+    fn discontinuities(segments: &[Segment]) -> Vec<bool> {
+        segments.iter().map(|segment| segment.discontinuity).collect()
+    }
+
+    fn read(segment: &Segment) -> Seen {
+        Oracle::default().read(&segment.bytes)
+    }
+
+    #[test]
+    fn a_segment_ends_with_the_first_keyframe_after_the_fragment() {
+        let segments = Stream::new(&rules(5_000), &[avc(), aac()]).play(0, 20_000, 2_000).end();
+        assert_eq!(durations(&segments), [6_000, 6_000, 6_000, 2_000]);
+        assert!(segments.iter().all(|segment| segment.independent && !segment.forced));
+        assert_eq!(discontinuities(&segments), [true, false, false, false]);
+        assert_eq!(segments[1].start_ms, 6_000);
+        assert!(segments.iter().all(|segment| read(segment).pes_of(VIDEO)[0].random_access));
+    }
+
+    #[test]
+    fn a_gop_longer_than_the_fragment_makes_a_longer_segment() {
+        let segments = Stream::new(&rules(5_000), &[avc(), aac()]).play(0, 65_000, 30_000).end();
+        assert_eq!(durations(&segments), [30_000, 30_000, 5_000]);
+    }
+
+    #[test]
+    fn a_keyframe_each_frame_makes_segments_of_the_fragment() {
+        let segments = Stream::new(&rules(2_000), &[avc(), aac()]).play(0, 6_000, 40).end();
+        assert_eq!(durations(&segments), [2_000, 2_000, 2_000]);
+    }
+
+    #[test]
+    fn without_another_keyframe_a_segment_ends_at_the_maximum() {
+        let segments = Stream::new(&rules(1_000), &[avc(), aac()]).play(0, 25_000, 1_000_000).end();
+        assert_eq!(durations(&segments), [10_000, 10_000, 5_000]);
+        let flags: Vec<_> = segments.iter().map(|s| (s.forced, s.independent, s.discontinuity)).collect();
+        assert_eq!(flags, [(true, true, true), (true, false, false), (false, false, false)]);
+    }
+
+    #[test]
+    fn a_keyframe_flag_without_an_idr_cuts_only_where_there_are_no_idrs() {
+        let claimed = |time_ms| MuxInput::Sample(frame_of(time_ms, 0, true, &[b"\x41\x9a\x01"]));
+        let mut stream = Stream::new(&rules(1_000), &[avc()]);
+        for time_ms in (0..4_000).step_by(40) {
+            stream.push(claimed(time_ms));
+        }
+        let segments = stream.end();
+        assert_eq!(durations(&segments), [1_000; 4]);
+        assert!(segments.iter().all(|segment| !segment.independent));
+
+        let mut stream = Stream::new(&rules(1_000), &[avc()]);
+        for time_ms in (0..4_000).step_by(40) {
+            if time_ms % 2_000 == 0 { stream.picture(time_ms, true) } else { stream.push(claimed(time_ms)) }
+        }
+        assert_eq!(durations(&stream.end()), [2_000, 2_000]);
+    }
+
+    #[test]
+    fn audio_alone_is_cut_by_time() {
+        let segments = Stream::new(&rules(5_000), &[aac()]).play(0, 12_000, 1).end();
+        assert_eq!(durations(&segments), [5_000, 5_000, 2_000]);
+        assert_eq!(read(&segments[1]).streams.len(), 1);
+    }
+
+    #[test]
+    fn a_picture_that_never_comes_does_not_hold_up_the_sound() {
+        let mut stream = Stream::new(&rules(2_000), &[avc(), aac()]);
+        for time_ms in (0..10_000).step_by(20) {
+            stream.sound(time_ms);
+        }
+        let segments = stream.end();
+        assert!(segments.len() >= 4, "{:?}", durations(&segments));
+        assert!(durations(&segments).iter().all(|duration| *duration <= 2_000));
+    }
+
+    #[test]
+    fn a_picture_that_stops_leaves_the_cuts_to_the_sound() {
+        let mut stream = Stream::new(&rules(2_000), &[avc(), aac()]).play(0, 4_000, 2_000);
+        for time_ms in (4_000..12_000).step_by(20) {
+            stream.sound(time_ms);
+        }
+        let segments = stream.end();
+        assert_eq!(segments.iter().map(|segment| segment.duration_ms).sum::<u64>(), 12_000);
+        assert!(durations(&segments).iter().all(|duration| *duration <= 4_000), "{:?}", durations(&segments));
+    }
+
+    #[test]
+    fn nothing_is_written_before_the_first_keyframe() {
+        let mut stream = Stream::new(&rules(2_000), &[avc(), aac()]);
+        for time_ms in (0..1_000).step_by(40) {
+            stream.picture(time_ms, false);
+            stream.sound(time_ms);
+            stream.sound(time_ms + 20);
+        }
+        let segments = stream.play(1_000, 5_000, 1_000).end();
+        assert_eq!((segments[0].start_ms, segments[0].duration_ms), (1_000, 2_000));
+        let audio = read(&segments[0]).pes_of(AUDIO)[0].pts;
+        assert!(audio >= 126_000 + 900 * 90, "the sound of what is not shown is dropped: {audio}");
+    }
+
+    #[test]
+    fn no_audio_crosses_a_cut() {
+        let segments = Stream::new(&rules(1_000), &[avc(), aac()]).play(0, 5_000, 1_000).end();
+        for segment in &segments {
+            let (start, end) = (segment.start_ms * 90, (segment.start_ms + segment.duration_ms as i64) * 90);
+            for pes in read(segment).pes_of(AUDIO) {
+                let pts = pes.pts as i64 - 126_000;
+                let frames = pes.data.len() as i64 / 27;
+                assert!(pts >= start - 180 && pts + (frames - 1) * 2_090 < end, "{start} {pts} {frames} {end}");
+            }
+        }
+        assert_eq!(segments.iter().map(|s| read(s).pes_of(VIDEO).len()).sum::<usize>(), 125);
+    }
+
+    #[test]
+    fn audio_waits_no_longer_than_configured() {
+        let rules = TsHlsRules { max_audio_delay_ms: 100, ..rules(10_000) };
+        let segments = Stream::new(&rules, &[avc(), aac()]).play(0, 5_000, 1_000).end();
+        let seen = read(&segments[0]);
+        assert!(seen.pes_of(AUDIO).iter().all(|pes| pes.data.len() <= 7 * 27));
+        assert!(seen.pes_of(AUDIO).len() >= 36);
+    }
+
+    #[test]
+    fn a_publisher_who_comes_back_makes_one_discontinuity() {
+        let mut stream = Stream::new(&rules(2_000), &[avc(), aac()]).play(0, 5_000, 1_000);
+        let last = stream.segmenter.finish();
+        stream.segments.extend(last);
+        assert_eq!(stream.segmenter.restart(), None);
+        stream.push(avc());
+        stream.push(aac());
+        let segments = stream.play(5_040, 10_040, 1_000).end();
+        assert_eq!(discontinuities(&segments), [true, false, false, true, false, false]);
+        assert_eq!(durations(&segments), [2_000, 2_000, 1_000, 2_000, 2_000, 1_000]);
+    }
+
+    #[test]
+    fn other_parameters_make_a_discontinuity_and_the_same_again_do_not() {
+        let mut stream = Stream::new(&rules(2_000), &[avc(), aac()]).play(0, 4_000, 1_000);
+        stream.push(avc());
+        stream.push(aac());
+        let mut stream = stream.play(4_000, 5_000, 1_000);
+        let record: Vec<u8> = oracle::AVC_RECORD.iter().map(|byte| if *byte == 0xac { 0xad } else { *byte }).collect();
+        stream.push(MuxInput::VideoConfig { codec: VideoCodec::Avc, record: record.into(), info: None });
+        let segments = stream.play(5_000, 8_000, 1_000).end();
+        assert_eq!(discontinuities(&segments), [true, false, false, true, false]);
+        assert_eq!(durations(&segments), [2_000, 2_000, 1_000, 2_000, 1_000]);
+        assert_eq!(read(&segments[3]).streams.len(), 2, "both tracks go on");
+    }
+
+    #[test]
+    fn a_picture_that_comes_late_begins_another_segment() {
+        let mut stream = Stream::new(&rules(2_000), &[aac()]).play(0, 3_000, 1);
+        stream.push(avc());
+        let segments = stream.play(3_000, 7_000, 1_000).end();
+        assert_eq!(discontinuities(&segments), [true, false, true, false]);
+        assert_eq!(segments.iter().map(|s| read(s).streams.len()).collect::<Vec<_>>(), [1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn a_hole_is_a_discontinuity_and_no_media() {
+        let segments =
+            Stream::new(&rules(2_000), &[avc(), aac()]).play(0, 3_000, 1_000).play(60_000, 62_500, 1_000).end();
+        assert_eq!(discontinuities(&segments), [true, false, true, false]);
+        assert_eq!(durations(&segments), [2_000, 1_000, 2_000, 520]);
+        assert_eq!(segments[2].start_ms, 60_000);
+    }
+
+    #[test]
+    fn aligned_segments_end_at_multiples_of_the_fragment() {
+        let rules = TsHlsRules { slicing: Slicing::Aligned, ..rules(5_000) };
+        let early = Stream::new(&rules, &[avc(), aac()]).play(0, 20_000, 1_000).end();
+        let late = Stream::new(&rules, &[avc(), aac()]).play(3_000, 20_000, 1_000).end();
+        let starts = |segments: &[Segment]| segments.iter().map(|segment| segment.start_ms).collect::<Vec<_>>();
+        assert_eq!(starts(&early), [0, 5_000, 10_000, 15_000]);
+        assert_eq!(starts(&late), [3_000, 5_000, 10_000, 15_000]);
+    }
+
+    #[test]
+    fn audio_only_with_mp3_announces_itself() {
+        let mut stream = Stream::new(&rules(2_000), &[]);
+        for time_ms in (0..5_000).step_by(26) {
+            stream.push(MuxInput::Sample(oracle::audio_frame(AudioCodec::Mp3, time_ms, b"\xff\xfb\x90\x64 sound")));
+        }
+        assert_eq!(stream.end().len(), 3);
+    }
+
+    #[test]
+    fn a_stream_without_media_makes_no_segment() {
+        assert!(Stream::new(&rules(2_000), &[]).play(0, 5_000, 1_000).end().is_empty());
+        assert!(Stream::new(&rules(2_000), &[avc(), aac()]).end().is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn whatever_the_rhythm_no_frame_is_lost_and_segments_follow_each_other(
+            steps in prop::collection::vec((1_i64..500, any::<bool>(), any::<bool>()), 1..200),
+            aligned: bool,
+        ) {
+            let slicing = if aligned { Slicing::Aligned } else { Slicing::Plain };
+            let mut stream = Stream::new(&TsHlsRules { slicing, ..rules(1_000) }, &[avc(), aac()]);
+            let (mut time_ms, mut pictures, mut sounds) = (0, 1, 0);
+            stream.picture(0, true);
+            for (step, is_picture, key) in steps {
+                time_ms += step;
+                if is_picture {
+                    stream.picture(time_ms, key);
+                    pictures += 1;
+                } else {
+                    stream.sound(time_ms);
+                    sounds += 1;
+                }
+            }
+            let segments = stream.end();
+            let (mut shown, mut heard) = (0, 0);
+            let mut oracle = Oracle::default();
+            for segment in &segments {
+                let seen = oracle.read(&segment.bytes);
+                shown += seen.pes_of(VIDEO).len();
+                heard += seen.pes_of(AUDIO).iter().map(|pes| pes.data.len() / 27).sum::<usize>();
+                prop_assert!(segment.duration_ms <= 10_500);
+            }
+            prop_assert_eq!((shown, heard), (pictures, sounds));
+            for two in segments.windows(2) {
+                if !two[1].discontinuity {
+                    prop_assert_eq!(two[0].start_ms + two[0].duration_ms as i64, two[1].start_ms);
+                }
+            }
+        }
+
+        #[test]
+        fn no_times_panic(times in prop::collection::vec((any::<i64>(), 0_u8..6), 0..50)) {
+            let mut stream = Stream::new(&rules(1_000), &[]);
+            for (time_ms, what) in times {
+                match what {
+                    0 => stream.push(avc()),
+                    1 => stream.push(aac()),
+                    2 => stream.picture(time_ms, true),
+                    3 => stream.picture(time_ms, false),
+                    4 => stream.sound(time_ms),
+                    _ => drop(stream.segmenter.restart()),
+                }
+            }
+            let _ = stream.segmenter.finish();
+        }
+    }
+}

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::format::Format;
 use super::fragment::{FragmentSample, Run, fragment};
 use super::init::{InitTrack, init};
-use super::source::{Gate, MAX_BACK_MS, Tracks};
+use super::source::{Beginning, Gate, MAX_BACK_MS, MAX_EARLY_MS, Tracks};
 use super::track::{Dresser, Timed, TrackClock};
 use crate::media::packet::Track;
 use crate::protocol::flv::sample::{MuxInput, Sample};
@@ -129,7 +129,7 @@ impl Chunker {
             ahead: VecDeque::new(),
             video_stalled: false,
             has_newcomer: false,
-            start_ms: i64::MIN,
+            start_ms: 0,
             shift_ms: 0,
             wall_offset_ms: 0,
             generation: 0,
@@ -195,20 +195,23 @@ impl Chunker {
         let is_stalled = self.video_stalled && sample.track == Track::Video;
         self.has_newcomer |= !is_known || is_stalled;
         // Without a picture under way nothing is lost by beginning at once.
-        let may_begin = self.audio_leads() && sample.track == Track::Audio
-            || sample.track == Track::Video && dresser().is_random_access(&sample);
-        if self.has_newcomer && may_begin || is_known && !is_stalled && self.is_jump(&shifted) {
+        let may_begin = || match sample.track {
+            Track::Video => dresser().is_random_access(&sample),
+            _ => self.audio_leads(),
+        };
+        if self.has_newcomer && may_begin() || is_known && !is_stalled && self.is_jump(&shifted) {
             self.close_all();
             return self.push_sample(sample, wall_ms);
         }
-        if is_known && !is_stalled && shifted.dts_ms >= self.start_ms {
+        // Audio from before the first picture has no segment to be in.
+        if is_known && !is_stalled && shifted.dts_ms >= self.start_ms.saturating_sub(MAX_EARLY_MS) {
             self.take(shifted);
         }
     }
 
     /// The gate is open: its samples go where all others go.
     fn begin(&mut self) {
-        let Some((samples, start_ms, wall_ms)) = self.gate.take().and_then(Gate::into_samples) else {
+        let Some(Beginning { samples, start_ms, wall_ms }) = self.gate.take().and_then(Gate::into_samples) else {
             return;
         };
         let had_output = self.video.is_some() || self.audio.is_some();
@@ -223,24 +226,23 @@ impl Chunker {
         self.start_ms = start_ms;
         (self.video_stalled, self.has_newcomer) = (false, false);
 
-        let has = |track| samples.iter().any(|(sample, _)| sample.track == track);
+        let has = |track| samples.iter().any(|sample| sample.track == track);
         self.begin_lane(Track::Video, has(Track::Video));
         self.begin_lane(Track::Audio, has(Track::Audio));
         for lane in [&mut self.video, &mut self.audio].into_iter().flatten() {
-            lane.clock.skip_to(start_ms);
+            let earliest_ms =
+                if lane.rendition == Rendition::Audio { start_ms.saturating_sub(MAX_EARLY_MS) } else { start_ms };
+            lane.clock.skip_to(earliest_ms);
             lane.segment_start_ms = start_ms;
-            let first = samples.iter().find(|(sample, _)| sample.track == Track::Video);
-            lane.independent = lane.rendition == Rendition::Audio
-                || first.is_some_and(|(sample, _)| lane.dresser.is_random_access(sample));
+            let first = samples.iter().find(|sample| sample.track == Track::Video);
+            lane.independent =
+                lane.rendition == Rendition::Audio || first.is_some_and(|sample| lane.dresser.is_random_access(sample));
         }
         let leader = if has(Track::Video) { &self.video } else { &self.audio };
         self.segment_start = leader.as_ref().map_or(0, |lane| lane.clock.ticks(start_ms));
-        for (sample, _) in samples {
+        for sample in samples {
             let dts_ms = sample.dts_ms.saturating_add(self.shift_ms);
-            // Audio from before the first picture has no segment to be in.
-            if dts_ms >= start_ms {
-                self.take(Sample { dts_ms, ..sample });
-            }
+            self.take(Sample { dts_ms, ..sample });
         }
     }
 
@@ -1101,7 +1103,7 @@ mod tests {
             assert_eq!(lengths(&video), [2000, 2000, 1000, 2000, 2000], "{to}");
             let start = if to > 105_000 { to as f64 } else { 105_000.0 };
             assert!((video[3].start_ms - start).abs() < 30.0, "{video:?}");
-            assert!(audio[3].start_ms >= video[3].start_ms);
+            assert!(audio[3].start_ms >= video[3].start_ms - 100.0);
         }
     }
 

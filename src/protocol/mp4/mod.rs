@@ -3,11 +3,13 @@
 //! - [`format`]: what a track is, from its configuration record; [`init`]: the segment that says so.
 //! - [`fragment`]: `moof` and `mdat`, written by hand.
 //! - [`track`]: milliseconds into ticks without holes, samples into MP4's form.
+//! - [`chunker`]: the parts and segments of a stream; [`feed`]: the same without an end, for all who watch it.
 
 mod boxes;
 mod source;
 
 pub mod chunker;
+pub mod feed;
 pub mod format;
 pub mod fragment;
 pub mod init;

@@ -91,6 +91,16 @@ pub(super) struct Gate {
     has_audio: bool,
 }
 
+/// What the gate lets through.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// In order of time. Audio may be a little before the start, as encoders send it; what is older is left out.
+    pub(super) samples: Vec<Sample>,
+    /// The time of the sample to begin with, and when it came by the wall clock.
+    pub(super) start_ms: i64,
+    pub(super) wall_ms: i64,
+}
+
 impl Gate {
     /// `starts` looks into a video frame.
     pub(super) fn push(&mut self, sample: Sample, wall_ms: i64, starts: impl FnOnce(&Sample) -> bool) {
@@ -146,12 +156,14 @@ impl Gate {
         video && audio
     }
 
-    /// The samples in order of time with when they came, and of the one to begin with its time and when it came.
-    pub(super) fn into_samples(mut self) -> Option<(Vec<(Sample, i64)>, i64, i64)> {
+    /// What has waited. None where nothing has.
+    pub(super) fn into_samples(mut self) -> Option<Beginning> {
         let first = self.samples.iter().find(|(sample, _)| sample.track == Track::Video || !self.has_start)?;
         let (start_ms, wall_ms) = (first.0.dts_ms, first.1);
         self.samples.sort_by_key(|(sample, _)| sample.dts_ms);
-        Some((self.samples, start_ms, wall_ms))
+        let samples = self.samples.into_iter().map(|(sample, _)| sample);
+        let samples = samples.filter(|sample| sample.dts_ms >= start_ms.saturating_sub(MAX_EARLY_MS)).collect();
+        Some(Beginning { samples, start_ms, wall_ms })
     }
 
     fn waited_ms(&self) -> i64 {
@@ -163,6 +175,8 @@ impl Gate {
 const LATE_TRACK_MS: i64 = 1000;
 /// Less is disorder, which the clock of the track mends.
 pub(super) const MAX_BACK_MS: i64 = 1000;
+/// How much older than the first picture audio may be.
+pub(super) const MAX_EARLY_MS: i64 = 100;
 const RECOVERY_POINT_MS: i64 = 2000;
 const ANY_FRAME_MS: i64 = 5000;
 const MAX_WAITING_SAMPLES: usize = 4096;

@@ -121,9 +121,7 @@ impl TrackClock {
     }
 
     pub fn ticks(&self, ms: i64) -> u64 {
-        let ms = u64::try_from(ms).unwrap_or(0).min(MAX_TIME_MS);
-        // To the nearest: cutting off would be a tick early.
-        (ms * u64::from(self.timescale) + 500) / 1000
+        ticks(self.timescale, ms)
     }
 
     pub fn ms(&self, ticks: u64) -> i64 {
@@ -233,6 +231,13 @@ fn without_parameter_sets(access_unit: &Bytes, length_size: usize, record: &[u8]
     if out.is_empty() { access_unit.clone() } else { out.into() }
 }
 
+/// A time of the stream in ticks; what is before its beginning is at it.
+pub(super) fn ticks(timescale: u32, ms: i64) -> u64 {
+    let ms = u64::try_from(ms).unwrap_or(0).min(MAX_TIME_MS);
+    // To the nearest: cutting off would be a tick early.
+    (ms * u64::from(timescale) + 500) / 1000
+}
+
 /// Never 0: two samples may not begin at the same time.
 fn to_duration(ticks: u64) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
@@ -241,7 +246,7 @@ fn to_duration(ticks: u64) -> u32 {
 /// Audio off by less is in sync to everybody (ITU-R BT.1359 puts what is noticed at 45 ms early and 125 ms late), and
 /// phones jitter by tens of milliseconds.
 pub const MAX_DRIFT_MS: i64 = 100;
-/// 30 000 years: below it no product overflows.
+/// 34 years: below it no product overflows.
 const MAX_TIME_MS: u64 = 1 << 40;
 /// Parameter sets come before the picture, behind a delimiter at most.
 const MAX_HEAD_UNITS: usize = 8;

@@ -95,23 +95,33 @@ impl AccessUnits {
 
     /// Parameter sets inside a frame are newer than the record, where they differ: they take the place of those of their kind.
     fn learn(&mut self, frame: &[u8]) {
-        for kind in [0, 1, 2, 3] {
-            let mut news: SmallVec<[Set; 4]> = SmallVec::new();
-            let mut is_new = false;
-            for unit in nal::units(frame, self.length_size) {
-                if self.family.role(unit) != Role::Set(kind) || unit.len() > MAX_SET_BYTES || news.len() == MAX_SETS {
-                    continue;
-                }
-                is_new |= !self.sets.iter().any(|set| *set.unit == *unit);
-                if !news.iter().any(|set| *set.unit == *unit) {
-                    news.push(Set { kind, unit: unit.into() });
-                }
+        // Nearly always they are the same again, which must cost nothing.
+        let changed = nal::units(frame, self.length_size)
+            .filter_map(|unit| self.new_set(unit))
+            .fold(0_u8, |kinds, kind| kinds | 1 << kind);
+        if changed == 0 {
+            return;
+        }
+        let is_changed = |kind: u8| changed >> kind & 1 == 1;
+        self.sets.retain(|set| !is_changed(set.kind));
+        for unit in nal::units(frame, self.length_size) {
+            if let Some(kind) = self.new_set(unit).filter(|kind| is_changed(*kind))
+                && self.sets.len() < MAX_SETS
+            {
+                self.sets.push(Set { kind, unit: unit.into() });
             }
-            if is_new {
-                self.sets.retain(|set| set.kind != kind);
-                self.sets.append(&mut news);
-                self.sets.sort_by_key(|set| set.kind);
+        }
+        self.sets.sort_by_key(|set| set.kind);
+    }
+
+    /// The kind of a parameter set that is not known yet.
+    fn new_set(&self, unit: &[u8]) -> Option<u8> {
+        match self.family.role(unit) {
+            Role::Set(kind) if unit.len() <= MAX_SET_BYTES => {
+                let is_known = self.sets.iter().any(|set| *set.unit == *unit);
+                (!is_known).then_some(kind)
             }
+            _ => None,
         }
     }
 
@@ -249,3 +259,122 @@ const START_CODE: [u8; 4] = [0, 0, 0, 1];
 /// Encoders send one to three. A publisher could send as many as fit into a frame, and each would be kept.
 const MAX_SETS: usize = 16;
 const MAX_SET_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::ts::oracle::{AVC_RECORD, PPS, SPS, frame_of};
+
+    const IDR: &[u8] = b"\x65\x88\x80";
+    const SLICE: &[u8] = b"\x41\x9a";
+    const DELIMITER: &[u8] = b"\x09\xf0";
+    const FILLER: &[u8] = b"\x0c\xff\xff";
+
+    fn units() -> AccessUnits {
+        AccessUnits::new(VideoCodec::Avc, AVC_RECORD).unwrap()
+    }
+
+    /// The units of a frame after conversion, without start codes.
+    #[track_caller]
+    fn check(units: &mut AccessUnits, frame: &[&[u8]], key: bool, expected: &[&[u8]]) {
+        let mut out = Vec::new();
+        units.write(&frame_of(0, 0, key, frame).data, key, &mut out).unwrap();
+        let expected: Vec<u8> = expected.iter().flat_map(|unit| [&START_CODE[..], unit].concat()).collect();
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn the_delimiter_comes_first_and_the_parameter_sets_before_every_idr() {
+        let mut units = units();
+        check(&mut units, &[IDR], true, &[DELIMITER, SPS, PPS, IDR]);
+        check(&mut units, &[SLICE], false, &[DELIMITER, SLICE]);
+        check(&mut units, &[IDR], true, &[DELIMITER, SPS, PPS, IDR]);
+        check(&mut units, &[IDR], false, &[DELIMITER, SPS, PPS, IDR]);
+    }
+
+    #[test]
+    fn what_is_written_anyway_is_not_written_twice() {
+        check(
+            &mut units(),
+            &[DELIMITER, SPS, PPS, b"\x06\x05\x01\xff\x80", FILLER, IDR],
+            true,
+            &[DELIMITER, SPS, PPS, b"\x06\x05\x01\xff\x80", IDR],
+        );
+    }
+
+    #[test]
+    fn parameter_sets_inside_a_frame_replace_those_of_the_record() {
+        let newer: &[u8] = b"\x67\x64\x00\x1f\xad";
+        let mut units = units();
+        check(&mut units, &[newer, PPS, IDR], true, &[DELIMITER, newer, PPS, IDR]);
+        check(&mut units, &[IDR], true, &[DELIMITER, newer, PPS, IDR]);
+    }
+
+    #[test]
+    fn a_change_of_parameters_inside_a_gop_is_left_where_it_is() {
+        check(&mut units(), &[b"\x68\x01", SLICE], false, &[DELIMITER, b"\x68\x01", SLICE]);
+    }
+
+    #[test]
+    fn lengths_of_one_and_two_bytes_are_read() {
+        for (size, frame) in [(1_u8, &b"\x03\x65\x88\x80"[..]), (2, b"\x00\x03\x65\x88\x80")] {
+            let mut record = AVC_RECORD.to_vec();
+            record[4] = 0xfc | (size - 1);
+            let mut out = Vec::new();
+            let mut units = AccessUnits::new(VideoCodec::Avc, &record).unwrap();
+            assert_eq!(units.write(frame, true, &mut out), Some(Entry::Clean));
+            assert!(out.ends_with(b"\0\0\0\x01\x65\x88\x80"));
+        }
+    }
+
+    #[test]
+    fn hevc_has_its_own_delimiter_and_three_kinds_of_sets() {
+        let (vps, sps, pps): (&[u8], &[u8], &[u8]) = (b"\x40\x01\x0c", b"\x42\x01\x01", b"\x44\x01\xc0");
+        // The arrays of a record may stand in any order.
+        let record =
+            [&[1; 21][..], b"\x03\x03", b"\xa2\0\x01\0\x03", pps, b"\xa0\0\x01\0\x03", vps, b"\xa1\0\x01\0\x03", sps];
+        let mut units = AccessUnits::new(VideoCodec::Hevc, &record.concat()).unwrap();
+        check(&mut units, &[b"\x26\x01\xaf"], true, &[b"\x46\x01\x50", vps, sps, pps, b"\x26\x01\xaf"]);
+        check(&mut units, &[b"\x46\x01\x10", b"\x02\x01\xd0"], false, &[b"\x46\x01\x50", b"\x02\x01\xd0"]);
+    }
+
+    #[test]
+    fn an_entry_is_what_the_frame_says_and_not_what_its_flag_claims() {
+        let recovery: &[u8] = b"\x06\x05\x02\xaa\xbb\x06\x01\xc4\x80";
+        let units = units();
+        let entry = |frame: &[&[u8]], key| units.entry(&frame_of(0, 0, key, frame).data, key);
+        assert_eq!(entry(&[SLICE, IDR], false), Entry::Clean);
+        assert_eq!(entry(&[recovery, SLICE], true), Entry::Recovery);
+        assert_eq!(entry(&[recovery, SLICE], false), Entry::None);
+        assert_eq!(entry(&[b"\x06\x05\x02\xaa\xbb\x80", SLICE], true), Entry::Claimed);
+        assert_eq!(entry(&[SLICE], false), Entry::None);
+    }
+
+    #[test]
+    fn a_frame_without_units_leaves_nothing() {
+        for frame in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 9, 1], &[0, 0, 0, 2, 9, 0xf0]] {
+            let mut out = vec![7];
+            assert_eq!(units().write(frame, true, &mut out), None, "{frame:?}");
+            assert_eq!(out, [7]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_what_is_kept_is_bounded(record: Vec<u8>, frames: Vec<Vec<u8>>, key: bool, hevc: bool) {
+            let codec = if hevc { VideoCodec::Hevc } else { VideoCodec::Avc };
+            let mut record = [AVC_RECORD, &record].concat();
+            record.resize(record.len().max(23), 3);
+            if let Some(mut units) = AccessUnits::new(codec, &record) {
+                for frame in frames {
+                    let mut out = Vec::new();
+                    let written = units.write(&frame, key, &mut out);
+                    prop_assert_eq!(written.is_none(), out.is_empty());
+                    prop_assert!(units.sets.len() <= MAX_SETS);
+                }
+            }
+        }
+    }
+}

@@ -11,3 +11,6 @@ mod packets;
 
 pub use self::feed::TsFeed;
 pub use self::muxer::{TsMuxer, TsRules};
+
+#[cfg(test)]
+pub(crate) mod oracle;

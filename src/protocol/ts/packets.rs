@@ -2,6 +2,9 @@
 //!
 //! The crate writes a packet; what goes into which packet, lengths and counters are ours. Mended here: it writes the reserved bits of a
 //! PCR as zeros, and fills up tables with an adaptation field where everybody else puts stuffing behind the section.
+//!
+//! A loop by hand would be three times as fast. With the crate a core muxes more than 3 GB of video a second (`benches/mux.rs`), which is
+//! thousands of streams: it is not what limits anything.
 
 use mpeg2ts::es::{StreamId, StreamType};
 use mpeg2ts::pes::PesHeader;
