@@ -1124,7 +1124,7 @@ pub(in crate::protocol) mod tests {
         window.push_gap(part(&mut 2000, 10_000, false));
         let gap = window.segments().last().unwrap();
         assert_eq!(gap.start + gap.duration, 12_000 * 90);
-        assert_eq!(gap.date_ms, 12_000 - 2499);
+        assert_eq!(gap.date_ms, 12_000 - 2500);
         assert!(list(&mut window).contains("#EXT-X-GAP\n#EXTINF:2.49999,\n"));
     }
 
