@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::{Instant, interval};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
     sync::watch,
-    time::{Instant, interval},
 };
 use tokio_rustls::server::TlsStream;
 
