@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::fixtures::Fixture;
 use common::server::TestServer;
 use common::tools::{self, Running};
 use common::wait;
@@ -34,6 +35,12 @@ const fn case(name: &'static str, player: &'static str, address: &'static str, l
     Case { name, player, address, latency: Duration::from_millis(latency_ms), still: Duration::from_millis(still_ms) }
 }
 
+impl Case {
+    fn player(&self) -> serde_json::Value {
+        json!({ "name": self.name, "player": self.player, "url": self.address })
+    }
+}
+
 const CASES: &[Case] = &[
     case("our page", "page", "/play/live/test", 1000, 1500),
     case("our page without WebSocket", "page without sockets", "/play/live/test", 1000, 1500),
@@ -50,14 +57,14 @@ fn browsers_play_for_a_minute_and_outlive_a_publisher_that_comes_back() {
     let server = TestServer::start_without_a_file();
     let publisher = publish(&server);
     server.wait_for_log(&["live", "live/test"], START_DEADLINE);
-    let mut browser = Browser::start(server.other_port(1), CASES);
+    let mut browser = Browser::start(server.other_port(1), CASES.iter().map(Case::player), WATCHED);
     browser.wait_for("playing", START_DEADLINE);
     browser.wait_for("half", WATCHED);
     drop(publisher);
     server.wait_for_log(&["publish ended", "live/test"], START_DEADLINE);
     let _publisher = publish(&server);
 
-    let results = browser.results();
+    let results = browser.results(CASES.len());
     let mut report = String::new();
     let mut wrong = Vec::new();
     for (case, result) in CASES.iter().zip(&results) {
@@ -68,6 +75,37 @@ fn browsers_play_for_a_minute_and_outlive_a_publisher_that_comes_back() {
     }
     show(&report);
     assert!(wrong.is_empty(), "\n{}\n{report}", wrong.join("\n"));
+}
+
+#[test]
+fn our_page_plays_what_the_browser_can_and_names_what_it_cannot() {
+    // Debian's Chromium decodes no HEVC, and no MP3 in MP4.
+    let cases = [
+        (Fixture::H264BFrames, "avc1,mp4a.40.2", 320, ""),
+        (Fixture::Av1Opus, "av01,opus", 320, ""),
+        (Fixture::VideoOnly, "avc1", 320, ""),
+        (Fixture::AudioOnly, "mp4a.40.2", 0, ""),
+        (Fixture::Hevc, "mp4a.40.2", 0, "No picture: this browser cannot play H.265 (HEVC)."),
+    ];
+    let server = TestServer::start_without_a_file();
+    let _publishers = cases.map(|(fixture, ..)| publish_without_end(&server, fixture));
+    for (fixture, ..) in cases {
+        server.wait_for_log(&[" live,", fixture.name()], START_DEADLINE);
+    }
+    let player = |(fixture, ..): &(Fixture, _, _, _)| json!({ "name": fixture.name(), "player": "page", "clock": false, "url": format!("/play/live/{}", fixture.name()) });
+    let mut browser = Browser::start(server.other_port(1), cases.iter().map(player), LOOKED_AT);
+    browser.wait_for("playing", START_DEADLINE);
+    for ((fixture, codecs, width, note), played) in cases.into_iter().zip(browser.results(cases.len())) {
+        let page = played.page.unwrap_or_default();
+        let seen = (page.state.as_str(), page.width, page.note.as_str());
+        assert_eq!(seen, ("playing", width, note), "{fixture:?}: {:?}", played.said);
+        // Profile and level are the encoder's.
+        let mut told = page.codecs.split(',');
+        let is_as_said = codecs.split(',').all(|family| told.next().is_some_and(|codec| codec.starts_with(family)));
+        assert!(is_as_said && told.next().is_none(), "{fixture:?}: {}", page.codecs);
+        assert!(width == 0 || page.frames > 2 * FRAMES_A_SECOND, "{fixture:?}: {} frames", page.frames);
+        assert!(page.latency_s.is_some_and(|late| late < 1.0), "{fixture:?}: {:?} s late", page.latency_s);
+    }
 }
 
 /// What the driver says of one player.
@@ -83,6 +121,18 @@ struct Played {
     unreadable: u32,
     /// Warnings and errors on the browser's console.
     said: Vec<String>,
+    page: Option<Page>,
+}
+
+/// What our own page says of itself.
+#[derive(Deserialize, Default)]
+struct Page {
+    state: String,
+    note: String,
+    codecs: String,
+    width: u32,
+    frames: u32,
+    latency_s: Option<f64>,
 }
 
 /// A picture that was not there at the look before.
@@ -192,22 +242,23 @@ struct Browser {
 }
 
 impl Browser {
-    fn start(port: u16, cases: &[Case]) -> Self {
-        let players: Vec<serde_json::Value> = cases
-            .iter()
-            .map(|case| {
-                let url = match case.address.strip_prefix("ws:") {
-                    Some(path) => format!("ws://127.0.0.1:{port}{path}"),
-                    None => format!("http://127.0.0.1:{port}{}", case.address),
+    /// `players` as the driver takes them, with addresses of the server at this port.
+    fn start(port: u16, players: impl Iterator<Item = serde_json::Value>, watched: Duration) -> Self {
+        let players: Vec<serde_json::Value> = players
+            .map(|mut player| {
+                let address = player["url"].as_str().expect("a player has an address");
+                player["url"] = match address.strip_prefix("ws:") {
+                    Some(path) => format!("ws://127.0.0.1:{port}{path}").into(),
+                    None => format!("http://127.0.0.1:{port}{address}").into(),
                 };
-                json!({ "name": case.name, "player": case.player, "url": url })
+                player
             })
             .collect();
         let mut driver = Command::new(tools::find("node", "nodejs"))
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browsers/drive.js"))
             .arg(tools::node_modules())
             .arg(tools::find("chromium", "chromium"))
-            .arg(WATCHED.as_secs().to_string())
+            .arg(watched.as_secs().to_string())
             .arg(serde_json::Value::from(players).to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -233,9 +284,9 @@ impl Browser {
     }
 
     #[track_caller]
-    fn results(&mut self) -> Vec<Played> {
+    fn results(&mut self, count: usize) -> Vec<Played> {
         let mut results = Vec::new();
-        while results.len() < CASES.len() {
+        while results.len() < count {
             let line = self.next("result", WATCHED);
             if line["event"] == "result" {
                 results.push(serde_json::from_value(line).expect("the driver's own form"));
@@ -283,6 +334,15 @@ fn publish(server: &TestServer) -> Running {
     Running::start("the publisher with a clock in its picture", command)
 }
 
+/// Publishes a fixture again and again, as long as life.
+fn publish_without_end(server: &TestServer, fixture: Fixture) -> Running {
+    let ffmpeg = if fixture.is_enhanced() { tools::ffmpeg_newer() } else { tools::ffmpeg_debian() };
+    let mut command = Command::new(ffmpeg);
+    command.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-re", "-stream_loop", "-1", "-i"]);
+    command.arg(fixture.path()).args(["-c", "copy", "-f", "flv", &server.url(&format!("live/{}", fixture.name()))]);
+    Running::start(&format!("publishing {fixture:?}"), command)
+}
+
 /// What was measured is worth seeing also when it was good enough (`--nocapture`).
 #[allow(clippy::print_stdout)]
 fn show(report: &str) {
@@ -290,8 +350,11 @@ fn show(report: &str) {
 }
 
 const WIDTH: u32 = 320;
+const FRAMES_A_SECOND: u32 = 25;
 /// Half of it before the publisher goes, half after.
 const WATCHED: Duration = Duration::from_secs(64);
+/// For what needs no measuring.
+const LOOKED_AT: Duration = Duration::from_secs(6);
 /// For a server, a publisher or a browser with eight players to start on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const END_DEADLINE: Duration = Duration::from_secs(5);

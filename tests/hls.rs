@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::fixtures::Fixture;
 use common::http::{get, request};
-use common::peer::{AAC_CONFIG, AVC_CONFIG, RtmpPeer, avc_frame};
+use common::peer::{AVC_CONFIG, RtmpPeer, avc_frame};
 use common::playlist::{Playlist, children};
 use common::server::TestServer;
 use common::tools::{Running, ffmpeg_newer, ffprobe};
@@ -151,10 +151,8 @@ fn a_publisher_that_comes_back_ends_nothing_and_one_that_stays_away_does() {
 fn whoever_waits_is_counted_and_let_go_when_the_stream_ends() {
     let server = with_http("hls_blocked_requests 5; http_end_after 1s;");
     let port = server.other_port(1);
-    let (mut publisher, msid) = RtmpPeer::publish(server.port(), "live", "a");
-    publisher.send_video(msid, 0, AVC_CONFIG);
-    (0..=125).for_each(|number| publisher.send_video(msid, number * 40, &avc_frame(number % 25 == 0, number, 500)));
-    index(&server, "a");
+    let mut publisher = Encoder::start(&server, "a", 25);
+    publisher.until("the first playlist", || (get(port, "/live/a/video.m3u8").status == 200).then_some(()));
     let list = Playlist::get(port, "/live/a/video.m3u8");
     let path = format!("/live/a/video.m3u8?_HLS_msn={}", list.next() + 1);
     let (tell, answers) = mpsc::channel();
@@ -180,20 +178,17 @@ fn whoever_waits_is_counted_and_let_go_when_the_stream_ends() {
 fn segments_are_bounded_whatever_the_keyframes() {
     let server = with_http("http_max_fragment 4s;");
     let port = server.other_port(1);
-    for (name, every, frames, target) in
-        [("each", 1, 200, 2), ("second", 25, 200, 2), ("long", 75, 300, 3), ("never", 10_000, 300, 4)]
-    {
-        let (mut publisher, msid) = RtmpPeer::publish(server.port(), "live", name);
-        publisher.send_video(msid, 0, AVC_CONFIG);
-        (0..frames).for_each(|n| publisher.send_video(msid, n * 40, &avc_frame(n % every == 0, n, 500)));
-        index(&server, name);
-        let list = Playlist::get(port, &format!("/live/{name}/video.m3u8"));
+    for (name, every, target) in [("each", 1, 2), ("second", 25, 2), ("long", 75, 3), ("never", 10_000, 4)] {
+        let mut publisher = Encoder::start(&server, name, every);
+        let list = publisher.until("a playlist", || {
+            let mut answer = get(port, &format!("/live/{name}/video.m3u8"));
+            let list = (answer.status == 200).then(|| Playlist::read(&answer.text()))?;
+            (list.segments.len() >= 3).then_some(list)
+        });
         assert_eq!(list.target, target, "{name}: {}", list.text);
-        assert!(list.segments.len() >= 2, "{name}: {}", list.text);
         let is_cut_alike = list.segments.iter().all(|s| (s.seconds - target as f64).abs() < 0.5);
         assert!(is_cut_alike, "{name}: {}", list.text);
         assert_eq!(list.text.contains("INDEPENDENT-SEGMENTS"), name != "never", "{name}: {}", list.text);
-        publisher.send_audio(msid, 0, AAC_CONFIG);
     }
 }
 
@@ -245,6 +240,38 @@ fn with_http(application: &str) -> TestServer {
     ))
 }
 
+/// Publishes pictures that nobody can decode, several times as fast as life.
+struct Encoder {
+    peer: RtmpPeer,
+    msid: u32,
+    gop: u32,
+    next: u32,
+}
+
+impl Encoder {
+    fn start(server: &TestServer, name: &str, gop: u32) -> Self {
+        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", name);
+        peer.send_video(msid, 0, AVC_CONFIG);
+        Self { peer, msid, gop, next: 0 }
+    }
+
+    /// Goes on until the question, asked beside it, has an answer.
+    fn until<T: Send>(&mut self, what: &str, mut question: impl FnMut() -> Option<T> + Send) -> T {
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| wait::until(what, PATIENCE, &mut question));
+            while !asking.is_finished() {
+                for number in self.next..self.next + 5 {
+                    let frame = avc_frame(number.is_multiple_of(self.gop), number, 500);
+                    self.peer.send_video(self.msid, number * 40, &frame);
+                }
+                self.next += 5;
+                wait::within(Duration::from_millis(40), || asking.is_finished().then_some(()));
+            }
+            asking.join().expect("an answer in time")
+        })
+    }
+}
+
 /// Publishes a fixture over and over, as fast as life.
 fn publish(fixture: Fixture, url: &str) -> Running {
     let mut command = Command::new(ffmpeg_newer());
@@ -281,7 +308,10 @@ fn play(url: &str) -> String {
     ]);
     let played = ffmpeg.output().expect("ffmpeg runs");
     let said = String::from_utf8_lossy(&played.stderr);
-    assert!(played.status.success() && said.is_empty(), "{url}: {said}");
+    // ffmpeg reads the initialisation again with each playlist, and then wonders.
+    let mut said =
+        said.lines().filter(|line| !line.ends_with("Found duplicated MOOV Atom. Skipped it") && !line.is_empty());
+    assert!(played.status.success() && said.next().is_none(), "{url}: {}", String::from_utf8_lossy(&played.stderr));
     let mut ffprobe = Command::new(ffprobe());
     ffprobe.args(["-loglevel", "error", "-show_entries", "stream=codec_type,codec_name", "-of", "csv=p=0", url]);
     String::from_utf8_lossy(&ffprobe.output().expect("ffprobe runs").stdout).into_owned()

@@ -2,8 +2,9 @@
 //
 //     node drive.js MODULES CHROMIUM SECONDS PLAYERS
 //
-// MODULES: the node_modules folder with the players and puppeteer-core. PLAYERS: JSON, [{name, player, url}], where
-// `player` is one of player.js, or `page` for an address that is a player itself. Lines of JSON come out: {"event":
+// MODULES: the node_modules folder with the players and puppeteer-core. PLAYERS: JSON, [{name, player, url, clock}],
+// where `player` is one of player.js, or `page` for an address of our page, and `clock: false` says that none is painted
+// into the picture. Lines of JSON come out: {"event":
 // "playing"} when all of them show a picture, {"event": "half"} when half of the time is over, {"event": "result", …}
 // for each player in the end.
 
@@ -35,7 +36,7 @@ function serveFiles() {
   });
 }
 
-async function open(browser, origin, { name, player, url }) {
+async function open(browser, origin, { name, player, url, clock: hasClock = true }) {
   // A context has a window of its own; a tab behind another one would not paint.
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
@@ -53,13 +54,20 @@ async function open(browser, origin, { name, player, url }) {
   const query = new URLSearchParams({ player, url });
   await page.goto(isPage ? url : `${origin}/player.html?${query}`);
   await page.evaluate(sampler);
-  return { name, page, said };
+  return { name, page, said, hasClock };
 }
 
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-async function isPlaying({ page }) {
-  return page.evaluate(() => window.sampled().samples.length > 5);
+/** Of a stream without a clock in its picture only our own page can tell, by what it says of itself. */
+async function isPlaying({ page, hasClock }) {
+  if (hasClock) return page.evaluate(() => window.sampled().samples.length > 5);
+  return page.evaluate(() => ['playing', 'unsupported'].includes(window.livemill.state));
+}
+
+/** What our own page says of itself. */
+function ofPage() {
+  return window.livemill && { state: window.livemill.state, note: document.getElementById('note').textContent, ...window.livemill.stats() };
 }
 
 async function main() {
@@ -89,7 +97,8 @@ async function main() {
     const ended = Date.now();
     for (const { name, page, said } of opened) {
       const { samples, errors, unreadable } = await page.evaluate(() => window.sampled());
-      say({ event: 'result', name, began, half, ended, samples, errors, unreadable, said: said.slice(0, 20) });
+      const ofItself = await page.evaluate(ofPage);
+      say({ event: 'result', name, began, half, ended, samples, errors, unreadable, said: said.slice(0, 20), page: ofItself });
     }
   } finally {
     await browser.close();

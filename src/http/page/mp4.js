@@ -27,7 +27,7 @@ export class BoxCutter {
   }
 }
 
-/** The tracks that a `moov` tells of, as [{id, kind: 'video' | 'audio', timescale, codec}]; `codec` as RFC 6381 has it. */
+/** The tracks that a `moov` tells of, as [{id, kind: 'video' | 'audio', timescale, codec, handler}]; `codec` as RFC 6381 has it. */
 export function readTracks(moov) {
   const tracks = [];
   for (const trak of children(moov, 8).filter((box) => box.type === 'trak')) {
@@ -46,9 +46,15 @@ export function readTracks(moov) {
       kind,
       timescale: u32(mdhd, mdhd[8] === 1 ? 28 : 20) || 1,
       codec: codecOf(entry, kind),
+      handler: hdlr.subarray(16, 20),
     });
   }
   return tracks;
+}
+
+/** Makes a track one of metadata, in the `moov` that it was read from. */
+export function hide(track) {
+  track.handler.set([0x6d, 0x65, 0x74, 0x61]); // meta
 }
 
 /** When a `moof` begins, in seconds; null where it does not say. */

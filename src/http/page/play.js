@@ -61,6 +61,10 @@ function showFigures() {
   setText($('latency'), isShown && stats.latency_s !== null ? `${stats.latency_s.toFixed(1)} s` : '');
   screen.classList.toggle('is-late', isShown && stats.buffer_s > LATE_S);
   $('sound-only').hidden = !(player.state === State.playing && stats.width === 0 && video.readyState >= 2);
+  screen.classList.toggle('is-silent', stats.has_sound === false);
+  const isPart = player.state === State.playing && stats.missing !== '';
+  $('note').hidden = !isPart;
+  if (isPart) setText($('note'), `${stats.width > 0 ? 'No sound' : 'No picture'}: this browser cannot play ${codecWords(stats.missing)}.`);
   const pace = stats.rate === 1 ? '' : ` (${stats.rate.toFixed(2)}×)`;
   const rows = {
     Latency: stats.latency_s === null ? '–' : `${stats.latency_s.toFixed(2)} s`,
@@ -69,7 +73,7 @@ function showFigures() {
     Stalls: String(stats.stalls),
     Resolution: stats.width ? `${stats.width}×${stats.height}` : '–',
     Bitrate: stats.bits_per_s === null ? '–' : bitrate(stats.bits_per_s),
-    Codecs: stats.missing ? `${stats.codecs} (no ${codecWords(stats.missing)} in this browser)` : stats.codecs.replace(',', ', ') || '–',
+    Codecs: stats.codecs.replace(',', ', ') || '–',
     Transport: { websocket: 'fMP4, WebSocket', fetch: 'fMP4, HTTP', hls: 'HLS' }[stats.transport],
   };
   for (const table of [$('figures'), $('overlay')]) if (!table.hidden) fillTable(table, rows);

@@ -3,7 +3,7 @@
 // Where a browser has no Media Source Extensions it is given the HLS playlist instead. Everything the player decides, it
 // tells in `change` events; what it measures, `stats()` gives.
 
-import { BoxCutter, fragmentStart, producerTime, readTracks } from './mp4.js';
+import { BoxCutter, fragmentStart, hide, producerTime, readTracks } from './mp4.js';
 
 /** What a player is doing. */
 export const State = Object.freeze({
@@ -25,8 +25,7 @@ export class LivePlayer extends EventTarget {
   #source = null;
   #feed = null;
   #failures = 0;
-  /** The one track that this browser can play, and the codec of the other. */
-  #only = null;
+  /** The codec of the track that this browser cannot play. */
   #missing = '';
   #transport = 'websocket';
   #retry = 0;
@@ -137,6 +136,7 @@ export class LivePlayer extends EventTarget {
       height: video.videoHeight,
       codecs: this.#source?.codecs ?? '',
       missing: this.#missing,
+      has_sound: this.#source?.shape.includes('audio') ?? null,
       bits_per_s: span > 1000 ? (total * 8000) / span : null,
       rate: video.playbackRate,
       stalls: this.#stalls,
@@ -166,7 +166,7 @@ export class LivePlayer extends EventTarget {
   }
 
   #openSocket(session, take) {
-    const url = this.#address();
+    const url = new URL(this.#urls.mp4);
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
     const socket = new WebSocket(url);
     socket.binaryType = 'arraybuffer';
@@ -192,7 +192,7 @@ export class LivePlayer extends EventTarget {
     this.#lastData = performance.now();
     const isOurs = () => this.#feed?.session === session;
     try {
-      const answer = await fetch(this.#address(), { signal: abort.signal, cache: 'no-store' });
+      const answer = await fetch(this.#urls.mp4, { signal: abort.signal, cache: 'no-store' });
       if (!isOurs()) return;
       if (!answer.ok) {
         abort.abort();
@@ -216,12 +216,6 @@ export class LivePlayer extends EventTarget {
       if (!session.begun) this.#transport = 'websocket';
       this.#reconnect();
     }
-  }
-
-  #address() {
-    const url = new URL(this.#urls.mp4);
-    if (this.#only) url.searchParams.set('only', this.#only);
-    return url;
   }
 
   #disconnect() {
@@ -264,7 +258,7 @@ export class LivePlayer extends EventTarget {
           session.ftyp = box.bytes;
           break;
         case 'moov':
-          this.#takeInit(session, joined([session.ftyp ?? new Uint8Array(0), box.bytes]), readTracks(box.bytes));
+          this.#takeInit(session, session.ftyp ?? new Uint8Array(0), box.bytes);
           break;
         case 'mdat':
           session.head.push(box.bytes);
@@ -283,27 +277,25 @@ export class LivePlayer extends EventTarget {
     }
   }
 
-  #takeInit(session, init, tracks) {
+  #takeInit(session, ftyp, moov) {
+    const tracks = readTracks(moov);
     session.tracks = tracks;
-    session.init = init;
     this.#produced = null;
-    const codecs = tracks.map((track) => track.codec).join(',');
     const missing = tracks.filter((track) => !isPlayable(`${track.kind}/mp4`, track.codec));
     const playable = tracks.filter((track) => !missing.includes(track));
-    if (playable.length === 0 || (missing.length > 0 && this.#only)) {
+    if (playable.length === 0) {
       this.#unsupported(missing.map((track) => track.codec).join(', '));
       return;
     }
-    if (missing.length > 0) {
-      // Better a silent picture, or sound alone, than nothing.
-      this.#only = playable[0].kind;
-      this.#missing = missing[0].codec;
-      this.#reconnect(0);
-      return;
-    }
+    // Better a silent picture, or sound alone, than nothing: a browser passes over tracks of a kind it does not know.
+    for (const track of missing) hide(track);
+    this.#missing = missing.map((track) => track.codec).join(', ');
+    const init = joined([ftyp, moov]);
+    session.init = init;
     if (this.#state === State.unsupported) this.#say(State.connecting);
-    const shape = tracks.map((track) => `${track.id}${track.kind}`).join();
-    const mime = `${tracks.some((track) => track.kind === 'video') ? 'video' : 'audio'}/mp4; codecs="${codecs}"`;
+    const codecs = playable.map((track) => track.codec).join(',');
+    const shape = playable.map((track) => `${track.id}${track.kind}`).join();
+    const mime = `${playable.some((track) => track.kind === 'video') ? 'video' : 'audio'}/mp4; codecs="${codecs}"`;
     // The same tracks with other codecs go on in the same buffer; other tracks need a new one.
     const goesOn = session.begun && this.#source?.shape === shape && this.#source.accepts(mime);
     if (goesOn) {
@@ -332,8 +324,6 @@ export class LivePlayer extends EventTarget {
     this.#dropSource();
     this.#say(State.unsupported, codec);
     // The publisher may change his mind.
-    this.#only = null;
-    this.#missing = '';
     this.#retry = setTimeout(() => this.#connect(), UNSUPPORTED_RETRY_MS);
   }
 
