@@ -102,7 +102,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     hosts::name(&mut servers);
     let mut warnings = builder.warnings;
     let http = web.map(|web| http::read::http(&root.inside(Some(web)), &paths, resolve, &mut warnings)).transpose()?;
-    if servers.is_empty() && !http.as_ref().is_some_and(|http| !http.servers.is_empty()) {
+    if servers.is_empty() && http.as_ref().is_none_or(|http| http.servers.is_empty()) {
         let place = rtmp.map_or_else(
             || Place { file: path.to_string_lossy().into(), line: 1, column: 1 },
             |d| d.name.place.clone(),

@@ -55,7 +55,7 @@ pub struct Location {
     /// `internal`: reached by error pages and `try_files` only.
     pub is_internal: bool,
     /// In the order of the file.
-    pub locations: Vec<Arc<Location>>,
+    pub locations: Vec<Arc<Self>>,
 }
 
 /// What a location matches.

@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::{Instant, interval};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
     sync::watch,
-    time::{Instant, interval},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -41,6 +41,8 @@ pub struct Caller {
 /// Whether a connection gets anywhere: since when it has sent bytes that made no request and got no answer.
 #[derive(Default)]
 pub struct Progress {
+    /// An answer said `Connection: close`: what comes behind its request is not to be answered.
+    pub closes: Cell<bool>,
     unanswered_since: Cell<Option<Instant>>,
 }
 

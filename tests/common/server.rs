@@ -80,6 +80,11 @@ impl TestServer {
         Self::start_kind(kind, text, &[])
     }
 
+    /// The same with these files beside the configuration.
+    pub fn start_http_with(kind: Kind, text: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_kind(kind, text, files)
+    }
+
     fn start_kind(kind: Kind, rtmp: &str, files: &[(&str, &str)]) -> Self {
         Self::start_marked(kind, preamble(kind), rtmp, files)
     }

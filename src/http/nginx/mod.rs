@@ -10,8 +10,9 @@
 //!
 //! [`serve`] goes through nginx's phases: server, location, `return`, access, `try_files`, content, error page.
 
-use std::{convert::Infallible, path::PathBuf, rc::Rc, sync::Arc};
+use std::{convert::Infallible, future::pending, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
+use actix_http::ConnectionType;
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{BodySize, BodyStream, BoxBody, MessageBody},
@@ -21,7 +22,7 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::stream;
 use jiff::{Timestamp, fmt::rfc2822, tz::TimeZone};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::{
@@ -58,6 +59,12 @@ pub async fn serve(site: web::Data<Site>, request: HttpRequest, payload: web::Pa
     };
     caller.requests.set(caller.requests.get().saturating_add(1));
     caller.progress.made();
+    if caller.progress.closes.get() {
+        // The library would answer what it has read already. The last answer gets its moment to go out.
+        let _ = timeout(BEFORE_HANG_UP, pending::<()>()).await;
+        caller.hang_up.now();
+        return pending().await;
+    }
     let host = visit::host(&request);
     let local = caller.local.map(|local| local.ip());
     let server = Arc::clone(caller.port.endpoint.server_for(local, host.as_deref()));
@@ -90,6 +97,9 @@ pub async fn serve(site: web::Data<Site>, request: HttpRequest, payload: web::Pa
             BodySize::None => BoxBody::new(()),
             BodySize::Stream => BoxBody::new(BodyStream::new(stream::empty::<Result<Bytes, Infallible>>())),
         });
+    }
+    if response.head().connection_type() == ConnectionType::Close && !response.head().upgrade() {
+        visit.caller.progress.closes.set(true);
     }
     log::watch(Rc::new(visit), response)
 }
@@ -507,6 +517,9 @@ impl Course<'_> {
 
 /// A request's first line, as nginx bounds it (`large_client_header_buffers`).
 const LONGEST_TARGET: usize = 8 << 10;
+
+/// Long enough for the answer before to be written.
+const BEFORE_HANG_UP: Duration = Duration::from_millis(100);
 
 /// How often a request may be sent elsewhere from inside: nginx's number.
 const MAX_REDIRECTS: usize = 11;
