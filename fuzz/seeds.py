@@ -185,6 +185,7 @@ for label, body in {
     "avc-fourcc": "90 61766331 0164002aff", "mod-ex": "97 02 000003e8 01 61766331 000000 00", "av1-end": "92 61763031",
     "seek": "5700",
 }.items():
+    seed("sample", "video-" + label, b"\x01" + bytes.fromhex(body.replace(" ", "")))
     seed("flv_tag", "video-" + label, b"\x01" + bytes.fromhex(body.replace(" ", "")))
 for label, body in {
     "aac-config": "af00 1208", "aac": "af01 2110", "mp3": "2f fffb", "opus-config": "90 4f707573 4f707573486561640102",
@@ -192,6 +193,7 @@ for label, body in {
     "aac-track": "95 00 6d703461 01 1208", "aac-track-frame": "95 01 6d703461 01 21",
     "tracks": "95 21 6d703461 00 000001 21 01 000001 22",
 }.items():
+    seed("sample", "audio-" + label, b"\x00" + bytes.fromhex(body.replace(" ", "")))
     seed("flv_tag", "audio-" + label, b"\x00" + bytes.fromhex(body.replace(" ", "")))
 
 # Timeline: ops of six bytes: what, how, value, wait -------------------------------------------------------------------

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::fixtures::Fixture;
 use common::http::{get, request};
-use common::peer::{AAC_CONFIG, AVC_CONFIG, RtmpPeer, avc_frame};
+use common::peer::{AVC_CONFIG, RtmpPeer, avc_frame};
 use common::playlist::{Playlist, children};
 use common::server::TestServer;
 use common::tools::{Running, ffmpeg_newer, ffprobe};
@@ -17,8 +17,10 @@ use common::wait;
 #[test]
 fn every_kind_of_stream_plays_in_ffmpeg_without_an_error() {
     let server = TestServer::start_without_a_file();
-    let publishing: Vec<Running> =
-        Fixture::ALL.iter().map(|fixture| publish(*fixture, &server.url(&format!("live/{}", fixture.name())))).collect();
+    let publishing: Vec<Running> = Fixture::ALL
+        .iter()
+        .map(|fixture| publish(*fixture, &server.url(&format!("live/{}", fixture.name()))))
+        .collect();
     for fixture in Fixture::ALL {
         let url = format!("http://127.0.0.1:{}/live/{}/index.m3u8", server.other_port(1), fixture.name());
         let index = index(&server, fixture.name());
@@ -80,7 +82,9 @@ fn everything_that_is_listed_can_be_fetched_and_nothing_else() {
             assert!(answer.header("cache-control").is_some_and(|cache| cache.contains("immutable")), "{name}");
         }
     }
-    for name in ["x.m4s", "..%2fconf%2ftest.m4s", "%2e%2e/x.m4s", "other.m3u8", "video.m3u8.bak", "1-p99999.m4s", "i0.mp4"] {
+    for name in
+        ["x.m4s", "..%2fconf%2ftest.m4s", "%2e%2e/x.m4s", "other.m3u8", "video.m3u8.bak", "1-p99999.m4s", "i0.mp4"]
+    {
         assert_eq!(get(port, &format!("/live/a/{name}")).status, 404, "{name}");
     }
     assert_eq!(get(port, "/live/nobody/index.m3u8").status, 404);
@@ -98,7 +102,8 @@ fn answers_are_what_players_and_caches_expect() {
     assert_eq!(list.header("cache-control"), Some("no-cache"));
     let zipped = request(port, "GET", "/live/a/video.m3u8", &[("Accept-Encoding", "gzip")]);
     assert_eq!((zipped.header("content-encoding"), zipped.header("vary")), (Some("gzip"), Some("Accept-Encoding")));
-    let segment = Playlist::get(port, "/live/a.m3u8".replace("a.m3u8", "a/video.m3u8").as_str()).segments[0].uri.clone();
+    let segment =
+        Playlist::get(port, "/live/a.m3u8".replace("a.m3u8", "a/video.m3u8").as_str()).segments[0].uri.clone();
     let path = format!("/live/a/{segment}");
     let mut whole = get(port, &path);
     let length: usize = whole.header("content-length").and_then(|length| length.parse().ok()).expect("a length");
@@ -146,10 +151,8 @@ fn a_publisher_that_comes_back_ends_nothing_and_one_that_stays_away_does() {
 fn whoever_waits_is_counted_and_let_go_when_the_stream_ends() {
     let server = with_http("hls_blocked_requests 5; http_end_after 1s;");
     let port = server.other_port(1);
-    let (mut publisher, msid) = RtmpPeer::publish(server.port(), "live", "a");
-    publisher.send_video(msid, 0, AVC_CONFIG);
-    (0..=125).for_each(|number| publisher.send_video(msid, number * 40, &avc_frame(number % 25 == 0, number, 500)));
-    index(&server, "a");
+    let mut publisher = Encoder::start(&server, "a", 25);
+    publisher.until("the first playlist", || (get(port, "/live/a/video.m3u8").status == 200).then_some(()));
     let list = Playlist::get(port, "/live/a/video.m3u8");
     let path = format!("/live/a/video.m3u8?_HLS_msn={}", list.next() + 1);
     let (tell, answers) = mpsc::channel();
@@ -175,18 +178,17 @@ fn whoever_waits_is_counted_and_let_go_when_the_stream_ends() {
 fn segments_are_bounded_whatever_the_keyframes() {
     let server = with_http("http_max_fragment 4s;");
     let port = server.other_port(1);
-    for (name, every, frames, target) in [("each", 1, 200, 2), ("second", 25, 200, 2), ("long", 75, 300, 3), ("never", 10_000, 300, 4)] {
-        let (mut publisher, msid) = RtmpPeer::publish(server.port(), "live", name);
-        publisher.send_video(msid, 0, AVC_CONFIG);
-        (0..frames).for_each(|n| publisher.send_video(msid, n * 40, &avc_frame(n % every == 0, n, 500)));
-        index(&server, name);
-        let list = Playlist::get(port, &format!("/live/{name}/video.m3u8"));
+    for (name, every, target) in [("each", 1, 2), ("second", 25, 2), ("long", 75, 3), ("never", 10_000, 4)] {
+        let mut publisher = Encoder::start(&server, name, every);
+        let list = publisher.until("a playlist", || {
+            let mut answer = get(port, &format!("/live/{name}/video.m3u8"));
+            let list = (answer.status == 200).then(|| Playlist::read(&answer.text()))?;
+            (list.segments.len() >= 3).then_some(list)
+        });
         assert_eq!(list.target, target, "{name}: {}", list.text);
-        assert!(list.segments.len() >= 2, "{name}: {}", list.text);
         let is_cut_alike = list.segments.iter().all(|s| (s.seconds - target as f64).abs() < 0.5);
         assert!(is_cut_alike, "{name}: {}", list.text);
         assert_eq!(list.text.contains("INDEPENDENT-SEGMENTS"), name != "never", "{name}: {}", list.text);
-        publisher.send_audio(msid, 0, AAC_CONFIG);
     }
 }
 
@@ -238,6 +240,38 @@ fn with_http(application: &str) -> TestServer {
     ))
 }
 
+/// Publishes pictures that nobody can decode, several times as fast as life.
+struct Encoder {
+    peer: RtmpPeer,
+    msid: u32,
+    gop: u32,
+    next: u32,
+}
+
+impl Encoder {
+    fn start(server: &TestServer, name: &str, gop: u32) -> Self {
+        let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", name);
+        peer.send_video(msid, 0, AVC_CONFIG);
+        Self { peer, msid, gop, next: 0 }
+    }
+
+    /// Goes on until the question, asked beside it, has an answer.
+    fn until<T: Send>(&mut self, what: &str, mut question: impl FnMut() -> Option<T> + Send) -> T {
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| wait::until(what, PATIENCE, &mut question));
+            while !asking.is_finished() {
+                for number in self.next..self.next + 5 {
+                    let frame = avc_frame(number.is_multiple_of(self.gop), number, 500);
+                    self.peer.send_video(self.msid, number * 40, &frame);
+                }
+                self.next += 5;
+                wait::within(Duration::from_millis(40), || asking.is_finished().then_some(()));
+            }
+            asking.join().expect("an answer in time")
+        })
+    }
+}
+
 /// Publishes a fixture over and over, as fast as life.
 fn publish(fixture: Fixture, url: &str) -> Running {
     let mut command = Command::new(ffmpeg_newer());
@@ -258,10 +292,26 @@ fn index(server: &TestServer, name: &str) -> String {
 /// Plays three seconds with errors fatal; what was in it.
 fn play(url: &str) -> String {
     let mut ffmpeg = Command::new(ffmpeg_newer());
-    ffmpeg.args(["-nostdin", "-hide_banner", "-loglevel", "warning", "-xerror", "-i", url, "-t", "3", "-f", "null", "-"]);
+    ffmpeg.args([
+        "-nostdin",
+        "-hide_banner",
+        "-loglevel",
+        "warning",
+        "-xerror",
+        "-i",
+        url,
+        "-t",
+        "3",
+        "-f",
+        "null",
+        "-",
+    ]);
     let played = ffmpeg.output().expect("ffmpeg runs");
     let said = String::from_utf8_lossy(&played.stderr);
-    assert!(played.status.success() && said.is_empty(), "{url}: {said}");
+    // ffmpeg reads the initialisation again with each playlist, and then wonders.
+    let mut said =
+        said.lines().filter(|line| !line.ends_with("Found duplicated MOOV Atom. Skipped it") && !line.is_empty());
+    assert!(played.status.success() && said.next().is_none(), "{url}: {}", String::from_utf8_lossy(&played.stderr));
     let mut ffprobe = Command::new(ffprobe());
     ffprobe.args(["-loglevel", "error", "-show_entries", "stream=codec_type,codec_name", "-of", "csv=p=0", url]);
     String::from_utf8_lossy(&ffprobe.output().expect("ffprobe runs").stdout).into_owned()

@@ -8,11 +8,15 @@ use bytes::Bytes;
 use common::fragments::{FragmentTime, assert_continuous, fragment_times};
 use common::manifest_rules::ManifestRules;
 use common::playlist_rules::{Allowances, Playlist, PlaylistRules};
+use livemill::media::codec::{AudioCodec, Codec, VideoCodec, audio_info, video_info};
+use livemill::media::packet::Track as Medium;
 use livemill::protocol::dash::manifest::{Kind, Manifest, ManifestRules as Rules, Track};
+use livemill::protocol::flv::sample::{MuxInput, Sample};
 use livemill::protocol::hls::playlist::{Answer, Encoding, Query, Rendition, multivariant};
 use livemill::protocol::hls::window::{
-    Container, Description, File, Part, Report, Window, WindowRules, report_to_each_other,
+    Container, Description, Faults, File, Part, Report, Window, WindowRules, report_to_each_other,
 };
+use livemill::protocol::mp4::chunker::{Chunk, ChunkRules, Chunker, Rendition as Lane};
 use livemill::protocol::mp4::fragment::{FragmentSample, Run, fragment};
 use proptest::prelude::*;
 
@@ -31,6 +35,18 @@ proptest! {
         }
         stream.window.end();
         stream.check();
+    }
+
+    #[test]
+    fn what_the_chunker_cuts_is_listed_by_the_rules(
+        part_ms in prop_oneof![Just(None), (300u32..1000).prop_map(Some)],
+        scenes in prop::collection::vec(scene(), 1..8),
+    ) {
+        let mut presentation = Presentation::new(part_ms);
+        for scene in scenes {
+            presentation.play(&scene);
+        }
+        presentation.end();
     }
 
     #[test]
@@ -96,6 +112,241 @@ fn two_renditions_make_one_presentation() {
     assert_eq!(master.variants[0].codecs.as_deref(), Some("avc1.64001f,mp4a.40.2"));
     assert_eq!(master.variants[0].audio.as_deref(), Some("audio"));
     assert_eq!(master.alternatives.len(), 1);
+}
+
+/// Some seconds of a publisher that behaves in one way. Jumps in time are mended before they come to a muxer.
+#[derive(Clone, Debug)]
+struct Scene {
+    frame_ms: i64,
+    /// Frames from one keyframe to the next.
+    gop: i64,
+    gops: i64,
+    audio: bool,
+    video: bool,
+    /// How it ends.
+    then: Then,
+}
+
+#[derive(Clone, Debug)]
+enum Then {
+    GoesOn,
+    Loses,
+    Leaves,
+}
+
+fn scene() -> impl Strategy<Value = Scene> {
+    let then = prop_oneof![Just(Then::GoesOn), Just(Then::Loses), Just(Then::Leaves)];
+    let media = prop_oneof![4 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true))];
+    (16i64..=45, 1i64..150, 1i64..20, media, then).prop_map(|(frame_ms, gop, gops, (video, audio), then)| {
+        // Half a minute of a scene shows all there is.
+        let gops = gops.min(30_000 / (frame_ms * gop)).max(1);
+        Scene { frame_ms, gop, gops, audio, video, then }
+    })
+}
+
+/// A publisher, the chunker it feeds, the windows behind that, and whoever looks at them after every frame that changes them.
+struct Presentation {
+    chunker: Chunker,
+    part_ms: Option<u32>,
+    windows: Vec<(Lane, Window, PlaylistRules)>,
+    /// Where each window's media ends, in ticks, and whether a segment is open.
+    tails: Vec<(u64, u32, bool)>,
+    manifest: Manifest,
+    manifest_rules: ManifestRules,
+    at_ms: i64,
+    wall_ms: i64,
+}
+
+impl Presentation {
+    fn new(part_ms: Option<u32>) -> Self {
+        let rules = ChunkRules {
+            part_ms: part_ms.unwrap_or(2000),
+            fragment_ms: 2000,
+            max_segment_ms: 4000,
+            low_latency: part_ms.is_some(),
+        };
+        Self {
+            chunker: Chunker::new(rules),
+            part_ms,
+            windows: Vec::new(),
+            tails: Vec::new(),
+            manifest: Manifest::new(Rules::default()),
+            manifest_rules: ManifestRules::new(),
+            at_ms: 0,
+            wall_ms: 1_795_154_974_692,
+        }
+    }
+
+    fn play(&mut self, scene: &Scene) {
+        self.configure(scene);
+        let mut audio = 0;
+        for frame in 0..scene.gop * scene.gops {
+            let at_ms = self.at_ms + frame * scene.frame_ms;
+            while scene.audio && self.at_ms + audio * 1024 * 1000 / 44_100 <= at_ms {
+                let dts_ms = self.at_ms + audio * 1024 * 1000 / 44_100;
+                self.push(MuxInput::Sample(Sample {
+                    track: Medium::Audio,
+                    codec: Codec::Audio(AudioCodec::Aac),
+                    dts_ms,
+                    cts_ms: 0,
+                    key: true,
+                    data: Bytes::from_static(b"aac"),
+                }));
+                audio += 1;
+            }
+            if scene.video {
+                let key = frame % scene.gop == 0;
+                self.push(MuxInput::Sample(Sample {
+                    track: Medium::Video,
+                    codec: Codec::Video(VideoCodec::Avc),
+                    dts_ms: at_ms,
+                    cts_ms: 0,
+                    key,
+                    data: Bytes::from_static(if key { b"\0\0\0\x02\x65\x88" } else { b"\0\0\0\x02\x41\x9a" }),
+                }));
+            }
+            self.wall_ms += scene.frame_ms;
+        }
+        self.at_ms += scene.gop * scene.gops * scene.frame_ms;
+        match scene.then {
+            Then::GoesOn => {}
+            Then::Loses => {
+                let chunks = self.chunker.gap();
+                self.take(chunks);
+            }
+            Then::Leaves => {
+                let chunks = self.chunker.end();
+                self.take(chunks);
+                self.wall_ms += 5000;
+            }
+        }
+    }
+
+    fn configure(&mut self, scene: &Scene) {
+        if scene.video {
+            let record =
+                hex("01640028ffe1001b67640028acd940780227e5c044000003000400000300c83c60c65801000468ef8fcbfdf8f800");
+            let info = video_info(VideoCodec::Avc, &record);
+            self.push(MuxInput::VideoConfig { codec: VideoCodec::Avc, record, info });
+        }
+        if scene.audio {
+            let record = hex("1210");
+            let info = audio_info(AudioCodec::Aac, &record);
+            self.push(MuxInput::AudioConfig { codec: AudioCodec::Aac, record, info });
+        }
+    }
+
+    fn push(&mut self, input: MuxInput) {
+        let chunks = self.chunker.push(input, self.wall_ms);
+        self.take(chunks);
+    }
+
+    fn take(&mut self, chunks: impl IntoIterator<Item = Chunk>) {
+        let mut changed = false;
+        for chunk in chunks {
+            self.put(chunk);
+            changed = true;
+        }
+        if changed {
+            self.check();
+        }
+    }
+
+    fn put(&mut self, chunk: Chunk) {
+        match chunk {
+            Chunk::Init { rendition, bytes, codecs, .. } => {
+                let at = self.windows.iter().position(|(lane, ..)| *lane == rendition).unwrap_or_else(|| {
+                    let prefix = format!("{rendition:?}");
+                    let rules = match self.windows.first() {
+                        Some((_, first, _)) => WindowRules::joining(first, &prefix),
+                        None => WindowRules {
+                            part_target_ms: self.part_ms,
+                            ..WindowRules::new(Container::Fmp4, &prefix, 4)
+                        },
+                    };
+                    self.windows.push((rendition, Window::new(rules), PlaylistRules::new()));
+                    self.tails.push((0, 1, false));
+                    self.windows.len() - 1
+                });
+                self.windows[at].1.push_init(bytes, description(&codecs));
+            }
+            Chunk::Part { rendition, bytes, duration, timescale, independent, start, wall_ms } => {
+                let at = self.place(rendition);
+                self.windows[at].1.push_part(Part { bytes, start, duration, timescale, independent, date_ms: wall_ms });
+                self.tails[at] = (start + duration, timescale, true);
+            }
+            Chunk::SegmentEnd { rendition, independent, end_ms, .. } => {
+                let at = self.place(rendition);
+                let (start, timescale, open) = self.tails[at];
+                self.tails[at].2 = false;
+                if open {
+                    self.windows[at].1.end_segment(independent);
+                    return;
+                }
+                let end = end_ms.max(0) as u64 * u64::from(timescale) / 1000;
+                let duration = end.saturating_sub(start);
+                let last = self.windows[at]
+                    .1
+                    .segments()
+                    .last()
+                    .map_or(0, |last| last.date_ms + (last.duration * 1000 / u64::from(last.timescale)) as i64);
+                let bytes = Bytes::new();
+                let gap = Part { bytes, start, duration, timescale, independent: false, date_ms: last };
+                self.windows[at].1.push_gap(gap);
+                self.tails[at].0 = end.max(start);
+            }
+            Chunk::Discontinuity => self.windows.iter_mut().for_each(|(_, window, _)| window.discontinuity()),
+        }
+    }
+
+    fn place(&self, rendition: Lane) -> usize {
+        self.windows.iter().position(|(lane, ..)| *lane == rendition).expect("an initialisation came first")
+    }
+
+    fn check(&mut self) {
+        for (lane, window, rules) in &mut self.windows {
+            let text = text(window, false);
+            if !text.contains("#EXTINF") {
+                continue;
+            }
+            let list = rules.see(&text);
+            for name in list.files() {
+                assert!(matches!(window.file(name), File::Ready(..)), "{name} is listed");
+            }
+            for run in list.segments.chunk_by(|_, next| !next.discontinuity && !next.gap) {
+                let times = run.iter().flat_map(|segment| match window.file(&segment.uri) {
+                    File::Ready(bytes, _) => fragment_times(&bytes),
+                    _ => Vec::new(),
+                });
+                assert_continuous(&times.collect::<Vec<_>>());
+            }
+            assert_eq!(window.faults(), Faults::default(), "{lane:?}");
+        }
+        let tracks: Vec<Track<'_>> = self
+            .windows
+            .iter()
+            .map(|(lane, window, _)| Track {
+                kind: if *lane == Lane::Video { Kind::Video } else { Kind::Audio },
+                window,
+            })
+            .collect();
+        let Some(bytes) = self.manifest.render(&tracks, self.wall_ms, Encoding::Plain) else { return };
+        let mpd = self.manifest_rules.see(std::str::from_utf8(&bytes).expect("manifests are text"), None);
+        for name in mpd.files() {
+            assert!(tracks.iter().any(|track| matches!(track.window.file(&name), File::Ready(..))), "{name}");
+        }
+    }
+
+    fn end(&mut self) {
+        let chunks = self.chunker.end();
+        self.take(chunks);
+        self.windows.iter_mut().for_each(|(_, window, _)| window.end());
+        self.check();
+    }
+}
+
+fn hex(digits: &str) -> Bytes {
+    (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).expect("hexadecimal")).collect()
 }
 
 #[derive(Clone, Debug, Default)]

@@ -287,15 +287,16 @@ impl Audience {
                     limit -= 1;
                     let missing = seat.next.saturating_sub(self.first) as usize;
                     let ear = &seat.ear;
-                    let written = match self.backlog.range(missing..) {
-                        one if one.len() == 1 => one.map(|(batch, gap)| ear.send(batch, *gap)).last(),
-                        several => {
-                            several.for_each(|(batch, gap)| ear.offer(batch, *gap));
-                            Some(ear.write())
+                    let waiting = self.backlog.range(missing..);
+                    let written = match self.backlog.back().filter(|_| waiting.len() == 1) {
+                        Some((batch, gap)) => ear.send(batch, *gap),
+                        None => {
+                            waiting.for_each(|(batch, gap)| ear.offer(batch, *gap));
+                            ear.write()
                         }
                     };
                     seat.next = head;
-                    seat.note(written.unwrap_or(Ok(Progress::Done)));
+                    seat.note(written);
                 }
             }
             // Who left moved another into its seat, perhaps behind the walk's back; and more may have come meanwhile.

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::client::{Client, ClientError, Destination, Event, Role};
 use super::clock::now_ns;
 use super::histogram::Histogram;
+use super::http::{HttpViewer, Page};
 use super::media::{self, Schedule, Shape, Stamp};
 use super::tally::{Tally, Viewing};
 use super::usage::{self, Usage};
@@ -26,6 +27,8 @@ pub struct Plan {
     pub address: SocketAddr,
     /// One for each stream.
     pub destinations: Vec<Destination>,
+    /// Where players go, one for each stream, if not to the same place over RTMP.
+    pub pages: Option<(SocketAddr, Vec<Page>)>,
     /// Whether the streams are published from here; else they are expected to be there.
     pub publish: bool,
     pub players: usize,
@@ -114,11 +117,17 @@ struct Connection {
     /// `None` once closed.
     socket: Option<Socket>,
     connected: bool,
-    client: Client,
+    dialogue: Dialogue,
     out: Vec<u8>,
     stream: usize,
     part: Part,
     begun_ns: u64,
+}
+
+/// How a connection speaks.
+enum Dialogue {
+    Rtmp(Client),
+    Http(HttpViewer),
 }
 
 enum Part {
@@ -313,19 +322,27 @@ impl<'a> Load<'a> {
             (Role::Play, stream, Part::Player(Viewing::new(stream as u64, begun_ns)))
         };
         let mut out = Vec::new();
-        let client = Client::new(role, &mut out);
-        let socket = match open(self.plan.address) {
+        let page = match (&self.plan.pages, role) {
+            (Some((address, pages)), Role::Play) => pages.get(stream).map(|page| (*address, page)),
+            _ => None,
+        };
+        let dialogue = match page {
+            Some((_, page)) => Dialogue::Http(HttpViewer::new(page, &mut out)),
+            None => Dialogue::Rtmp(Client::new(role, &mut out)),
+        };
+        let address = page.map_or(self.plan.address, |(address, _)| address);
+        let socket = match open(address) {
             Ok(socket) => {
                 let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
                 self.epoll.add(socket.as_fd(), EpollEvent::new(flags, index as u64)).map_err(io::Error::from)?;
                 Some(socket)
             }
             Err(error) => {
-                self.complain(format!("{}: {error}", self.plan.address));
+                self.complain(format!("{address}: {error}"));
                 None
             }
         };
-        self.connections.push(Connection { socket, connected: false, client, out, stream, part, begun_ns });
+        self.connections.push(Connection { socket, connected: false, dialogue, out, stream, part, begun_ns });
         Ok(())
     }
 
@@ -348,7 +365,9 @@ impl<'a> Load<'a> {
             let stamp = Stamp { publisher: connection.stream as u64, sequence: frame.sequence, sent_ns };
             media::write_frame(&mut self.body, &frame, &stamp);
             let (csid, kind) = if frame.video { (csid::VIDEO, kind::VIDEO) } else { (csid::AUDIO, kind::AUDIO) };
-            connection.client.publish(csid, frame.time_ms, kind, &self.body, &mut connection.out);
+            if let Dialogue::Rtmp(client) = &connection.dialogue {
+                client.publish(csid, frame.time_ms, kind, &self.body, &mut connection.out);
+            }
             self.due.push(Reverse((next, index)));
             if connection.out.len() > MAX_UNSENT {
                 self.close(index, "the server has stopped reading from a publisher");
@@ -505,7 +524,7 @@ impl Connection {
         let mut first_due = None;
         let mut accepted = false;
         let part = &mut self.part;
-        self.client.receive(bytes, destination, &mut self.out, |event| match (event, &mut *part) {
+        let on_event = |event: Event<'_>| match (event, &mut *part) {
             (Event::Connected, Part::Idle { ready }) => {
                 *ready = true;
                 outcome.connect_ns.record(now - begun_ns);
@@ -524,9 +543,13 @@ impl Connection {
                 (first_due, accepted) = (Some(start), true);
             }
             _ => {}
-        })?;
-        if accepted {
-            let (client, out) = (&self.client, &mut self.out);
+        };
+        match &mut self.dialogue {
+            Dialogue::Rtmp(client) => client.receive(bytes, destination, &mut self.out, on_event)?,
+            Dialogue::Http(viewer) => viewer.receive(bytes, on_event)?,
+        }
+        if let (true, Dialogue::Rtmp(client)) = (accepted, &self.dialogue) {
+            let out = &mut self.out;
             client.publish(csid::AUDIO, 0, kind::DATA, &media::metadata(&plan.shape), out);
             client.publish(csid::VIDEO, 0, kind::VIDEO, &media::video_config(), out);
             if plan.shape.audio {

@@ -1,7 +1,7 @@
 //! The load tool: publishers and players by the thousand from one cheap process, against any RTMP server.
 //!
 //! - [`load`]: sockets, epoll and the phases of a run. One thread, raw epoll: a task per player would cost more than the player.
-//! - [`client`]: the RTMP dialogue of one connection.
+//! - [`client`]: the RTMP dialogue of one connection; [`http`]: a viewer over HTTP-FLV.
 //! - [`media`]: the generated stream, each frame with its time of sending inside.
 //! - [`tally`], [`histogram`], [`usage`]: what was lost and late, and what it cost. [`report`] says it.
 //! - [`floor`]: the least a server could do, to hold the others against.
@@ -10,6 +10,7 @@ pub mod client;
 pub mod clock;
 pub mod floor;
 pub mod histogram;
+pub mod http;
 pub mod load;
 pub mod media;
 pub mod report;
@@ -26,6 +27,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
 use client::Destination;
+use http::Page;
 use load::Plan;
 use media::Shape;
 pub use report::Report;
@@ -47,6 +49,9 @@ pub struct BenchArgs {
     /// Players in total, dealt to the streams in turn.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub players: usize,
+    /// Where players go if not to the URL: http://HOST:PORT/APP/NAME.flv. With several publishers NAME gets -0, -1, …
+    #[arg(long, value_name = "URL")]
+    pub play: Option<String>,
     /// Players that ask for the stream and then never read.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub slow: usize,
@@ -109,6 +114,8 @@ pub enum BenchError {
     Url(#[from] UrlError),
     #[error("rtmps:// is not spoken here: TLS would cost this tool more than the players do")]
     Tls,
+    #[error("--play {0}: http://HOST[:PORT]/APP/NAME.flv is meant")]
+    Play(String),
     #[error("{0} has no address")]
     NoAddress(String),
     #[error("--{option} {value}: {why}")]
@@ -170,6 +177,7 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
     };
     Ok(Plan {
         address: address(&url)?,
+        pages: args.play.as_deref().map(|play| pages(play, args.publishers)).transpose()?,
         destinations: (0..args.publishers.max(1)).map(stream).collect(),
         publish: args.publishers > 0,
         players: args.players,
@@ -182,6 +190,27 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
         window: seconds("duration", args.duration)?,
         server_pid: args.server_pid,
     })
+}
+
+/// Where the players of each stream go over HTTP.
+fn pages(play: &str, streams: usize) -> Result<(SocketAddr, Vec<Page>), BenchError> {
+    let wrong = || BenchError::Play(play.to_owned());
+    let rest = play.strip_prefix("http://").ok_or_else(wrong)?;
+    let (host, path) = rest.split_once('/').ok_or_else(wrong)?;
+    let (file, query) = path.split_once('?').map_or((path, String::new()), |(file, query)| (file, format!("?{query}")));
+    let name = file.strip_suffix(".flv").ok_or_else(wrong)?;
+    let page = |index: usize| {
+        let number = if streams > 1 { format!("-{index}") } else { String::new() };
+        Page { host: host.to_owned(), path: format!("/{name}{number}.flv{query}") }
+    };
+    let with_port = if host.rsplit(']').next().is_some_and(|end| end.contains(':')) {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    };
+    let mut addresses = with_port.to_socket_addrs()?;
+    let address = addresses.next().ok_or_else(|| BenchError::NoAddress(host.to_owned()))?;
+    Ok((address, (0..streams.max(1)).map(page).collect()))
 }
 
 impl MediaArgs {
@@ -271,6 +300,18 @@ mod tests {
         let names: Vec<_> = plan.destinations.iter().map(|to| (&*to.publish_name, &*to.play_name)).collect();
         assert_eq!(names, [("x-0?a=b&key=k", "x-0?a=b"), ("x-1?a=b&key=k", "x-1?a=b"), ("x-2?a=b&key=k", "x-2?a=b")]);
         assert_eq!(plan.address.to_string(), "127.0.0.1:1935");
+    }
+
+    #[test]
+    fn players_may_go_elsewhere_over_http() {
+        let pages = |play: &str, streams| pages(play, streams).map(|(address, pages)| (address.to_string(), pages));
+        let (address, two) = pages("http://127.0.0.1:8080/live/x.flv?a=b", 2).unwrap();
+        assert_eq!(address, "127.0.0.1:8080");
+        assert_eq!(two.iter().map(|page| &*page.path).collect::<Vec<_>>(), ["/live/x-0.flv?a=b", "/live/x-1.flv?a=b"]);
+        assert_eq!(pages("http://127.0.0.1/live/x.flv", 1).unwrap().0, "127.0.0.1:80");
+        for wrong in ["rtmp://h/live/x.flv", "http://127.0.0.1", "http://127.0.0.1/live/x.m3u8"] {
+            assert!(pages(wrong, 1).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub async fn flv_live(site: &Site, request: &HttpRequest, payload: web::Payload)
     let name = arg("stream").unwrap_or_default();
     match asked_of_port(site, Some(port), app, name, request) {
         Ok(asked) => answer(site, &asked, Endless::Flv, request, payload).await,
-        Err(refused) => refused,
+        Err((status, why)) => refuse(status, &why),
     }
 }
 
@@ -168,7 +168,7 @@ pub async fn flv_live_at(site: &Site, rule: &FlvLive, request: &HttpRequest, pay
     }
     match asked_of_port(site, rule.port, app, name, request) {
         Ok(asked) => watch(site, &asked, Endless::Flv, rule.tracks, request, payload).await,
-        Err(refused) => refused,
+        Err((status, why)) => refuse(status, &why),
     }
 }
 
@@ -206,7 +206,7 @@ fn asked_of_port(
     app: &str,
     name: &str,
     request: &HttpRequest,
-) -> Result<MediaRequest, HttpResponse> {
+) -> Result<MediaRequest, (StatusCode, String)> {
     let connection = request.connection_info();
     let host = host_name(connection.host());
     let endpoints = site.config.endpoints();
@@ -218,13 +218,13 @@ fn asked_of_port(
     let mut servers = meant.map(|endpoint| endpoint.server_for(None, Some(host)));
     let server = servers.find(|server| server.application(app).is_some());
     let venue = server.and_then(|server| Some((Arc::clone(server), site.house.venue(server, app)?)));
-    let Some((server, venue)) = venue else { return Err(refuse(StatusCode::NOT_FOUND, "no such application")) };
+    let Some((server, venue)) = venue else { return Err((StatusCode::NOT_FOUND, "no such application".to_owned())) };
     let peer = peer(request).map(|peer| peer.ip());
     if !venue.application.access.allows(Action::Play, peer) {
-        return Err(refuse(StatusCode::FORBIDDEN, "access forbidden by rule"));
+        return Err((StatusCode::FORBIDDEN, "access forbidden by rule".to_owned()));
     }
     let key = StreamKey::parse(&server.id, app, name);
-    let key = key.map_err(|error| refuse(StatusCode::NOT_FOUND, &error.to_string()))?;
+    let key = key.map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
     Ok(MediaRequest { key, venue, server, peer, wanted: Wanted::Endless(Endless::Flv) })
 }
 

@@ -253,6 +253,7 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
     };
     let service = Rc::new(service);
     while let Some(arrival) = arrivals.recv().await {
+        let head_patience = http.client_header_timeout;
         let (service, mut phase, house) = (Rc::clone(&service), phase.clone(), Arc::clone(&site.house));
         tokio::task::spawn_local(async move {
             let serve = async move {
@@ -263,11 +264,13 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
                 match connected {
                     Ok(Ok((wire, protocol))) => {
                         let (peer, hang_up) = (wire.caller.peer, wire.caller.hang_up.clone());
+                        let progress = Rc::clone(&wire.caller.progress);
                         tokio::select! {
                             served = service.call((wire, protocol, peer)) => if let Err(error) = served {
                                 debug!(client = ?peer, %error, "a connection ended early");
                             },
                             () = hang_up.asked() => {}
+                            () = progress.too_slow(head_patience) => debug!(client = ?peer, "a request took too long"),
                         }
                     }
                     Ok(Err(error)) if is_hang_up(&error) => {}
@@ -306,8 +309,16 @@ async fn connect(arrival: Arrival) -> io::Result<(Wire, Protocol)> {
         }
     };
     let is_tls = port.tls.is_some();
-    let caller =
-        Caller { id, peer: accepted.peer, local, port, is_tls, requests: Rc::default(), hang_up: HangUp::default() };
+    let caller = Caller {
+        id,
+        peer: accepted.peer,
+        local,
+        port,
+        is_tls,
+        requests: Rc::default(),
+        hang_up: HangUp::default(),
+        progress: Rc::default(),
+    };
     Ok((Wire::new(socket, caller, presence, open), protocol))
 }
 

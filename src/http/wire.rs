@@ -8,12 +8,14 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
     sync::watch,
+    time::{Instant, interval},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -33,7 +35,42 @@ pub struct Caller {
     /// Requests so far, the current one included.
     pub requests: Rc<Cell<u64>>,
     pub hang_up: HangUp,
+    pub progress: Rc<Progress>,
 }
+
+/// Whether a connection gets anywhere: since when it has sent bytes that made no request and got no answer.
+#[derive(Default)]
+pub struct Progress {
+    unanswered_since: Cell<Option<Instant>>,
+}
+
+impl Progress {
+    /// A request is whole, or a part of an answer went out.
+    pub fn made(&self) {
+        self.unanswered_since.set(None);
+    }
+
+    fn heard(&self) {
+        if self.unanswered_since.get().is_none() {
+            self.unanswered_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// Ends when somebody has taken longer than this to say what he wants. The library looks only at the first request of
+    /// a connection.
+    pub async fn too_slow(&self, patience: Duration) {
+        let mut tick = interval(patience.max(SHORTEST_TICK));
+        loop {
+            tick.tick().await;
+            if self.unanswered_since.get().is_some_and(|since| since.elapsed() >= patience) {
+                return;
+            }
+        }
+    }
+}
+
+/// A timeout of zero must not become a loop without rest.
+const SHORTEST_TICK: Duration = Duration::from_millis(100);
 
 /// What the server reads from and writes to. Counted until it is dropped.
 pub struct Wire {
@@ -74,21 +111,32 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = match &mut this.socket {
             Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
             Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
             Socket::Tls(socket) => Pin::new(socket).poll_read(cx, buffer),
+        };
+        if buffer.filled().len() > before {
+            this.caller.progress.heard();
         }
+        polled
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        let polled = match &mut this.socket {
             Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Socket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
             Socket::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
+        };
+        if matches!(polled, Poll::Ready(Ok(_))) {
+            this.caller.progress.made();
         }
+        polled
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -141,7 +141,12 @@ impl<S: Subscriber> Layer<S> for ErrorLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut record = Record::new(level_of(*event.metadata().level()));
+        let mut level = level_of(*event.metadata().level());
+        // The HTTP library calls an error what is only a request that was wrong; nginx says that at `info`, too.
+        if event.metadata().target().starts_with(HTTP_LIBRARY) {
+            level = level.max(Level::Info);
+        }
+        let mut record = Record::new(level);
         event.record(&mut record);
         let to = self.lines.outlets_for(record.level);
         if to != To::Each(0) && self.lines.admits(event.metadata(), &record) {
@@ -407,6 +412,9 @@ const LEVELS: [Level; 8] =
 const MAX_ERROR_LOGS: usize = 64;
 /// As long as nginx's longest line: a peer must not fill the queue's memory with one name.
 const MAX_VALUE_BYTES: usize = 2048;
+
+/// Where its events come from.
+const HTTP_LIBRARY: &str = "actix_http";
 
 #[cfg(test)]
 mod tests {

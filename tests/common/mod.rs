@@ -9,6 +9,7 @@
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`playlist_rules`], [`manifest_rules`], [`fragments`]: what HLS and DASH must say, and when fragments of MP4 are.
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
+//! - [`exchange`]: one request in raw bytes, and its whole answer.
 //! - [`playlist`]: HLS playlists as a player reads them.
 //! - [`wait`]: conditions with a deadline.
 
@@ -16,6 +17,7 @@
 #![allow(dead_code)]
 
 pub mod core_wait;
+pub mod exchange;
 pub mod fixtures;
 pub mod flv;
 pub mod fragments;

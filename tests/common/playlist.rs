@@ -87,7 +87,8 @@ impl Playlist {
 
 /// The playlists that a multivariant one names: in `URI="…"` and on lines of their own.
 pub fn children(index: &str) -> Vec<String> {
-    let quoted = index.lines().filter(|line| line.starts_with("#EXT-X-MEDIA:")).filter_map(|line| attribute(line, "URI"));
+    let quoted =
+        index.lines().filter(|line| line.starts_with("#EXT-X-MEDIA:")).filter_map(|line| attribute(line, "URI"));
     let plain = index.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(str::to_owned);
     plain.chain(quoted).collect()
 }

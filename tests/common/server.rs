@@ -75,6 +75,11 @@ impl TestServer {
         Self::start_kind(Kind::Nginx, rtmp, &[])
     }
 
+    /// A server of this kind with the `http` block (and what else is in `text`), behind the usual first lines.
+    pub fn start_http(kind: Kind, text: &str) -> Self {
+        Self::start_kind(kind, text, &[])
+    }
+
     fn start_kind(kind: Kind, rtmp: &str, files: &[(&str, &str)]) -> Self {
         Self::start_marked(kind, preamble(kind), rtmp, files)
     }

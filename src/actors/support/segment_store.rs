@@ -308,6 +308,9 @@ impl Held {
                     return Look::Found(Found::Media { bytes, content_type: kind.content_type(container), keep });
                 }
                 File::Wait => return Look::Wait(Some(window.hold_limit())),
+                // Players of DASH ask for it by the clock, and theirs may be a little ahead; ffmpeg asks as soon as it has the one
+                // before, and gives up after a hundred refusals.
+                File::Unknown if is_next(window, name) => return Look::Wait(Some(window.hold_limit())),
                 File::Unknown => {}
             }
         }
@@ -324,6 +327,12 @@ impl Held {
         let mut named: Vec<_> = names.iter().map(String::as_str).zip(windows).collect();
         report_to_each_other(&mut named);
     }
+}
+
+/// The name is that of the segment that is being made.
+fn is_next(window: &Window, name: &str) -> bool {
+    let last = window.segments().next_back();
+    !window.is_ended() && last.is_some_and(|last| window.segment_name(last.number + 1) == name)
 }
 
 /// Whoever serves the manifest answers there with the time.
@@ -421,6 +430,22 @@ mod tests {
         assert!(answer.contains("INDEPENDENT=YES"), "{answer}");
         assert!(answer.contains("EXT-X-RENDITION-REPORT:URI=\"audio.m3u8\",LAST-MSN=1,LAST-PART=0"), "{answer}");
         assert_eq!(store.blocked(), 0);
+    }
+
+    #[actix::test]
+    async fn the_segment_that_is_being_made_can_be_waited_for_and_none_after_it() {
+        tokio::time::pause();
+        let store = store(10);
+        fill(&store);
+        (0..15).for_each(|number| part(&store, number));
+        let waiting = tokio::task::spawn_local({
+            let store = Arc::clone(&store);
+            async move { text(&store, &Wanted::File { name: "video-1.m4s" }).await }
+        });
+        blocked(&store, 1).await;
+        assert_eq!(text(&store, &Wanted::File { name: "video-2.m4s" }).await, Err(NotServed::NotFound));
+        (15..20).for_each(|number| part(&store, number));
+        assert_eq!(waiting.await.expect("it does not panic").as_deref(), Ok("50 bytes"));
     }
 
     #[actix::test]

@@ -1,10 +1,15 @@
 //! An answer before it is sent: nginx's filters in nginx's order.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use actix_web::{
     HttpResponse,
-    body::{BoxBody, MessageBody},
+    body::{BodySize, BoxBody, MessageBody},
     http::{
-        Method, StatusCode, Version,
+        StatusCode, Version,
         header::{self, HeaderName, HeaderValue},
     },
 };
@@ -104,20 +109,14 @@ impl Answer {
             }
         };
         let plain_type = self.content_type.clone();
-        if let (Some(charset), Some(kind)) = (&settings.charset, &mut self.content_type)
-            && !kind.contains(';')
-            && settings.charset_types.iter().any(|known| known == kind || known == "*")
-        {
-            kind.push_str("; charset=");
-            kind.push_str(charset);
-        }
+        self.content_type = self.content_type.map(|kind| with_charset(visit, kind));
         let ranges_allowed = self.status == 200 && matches!(self.content, Content::File(_)) && settings.max_ranges > 0;
         let gzip = Some(settings.gzip.level).filter(|_| self.is_compressed(visit, plain_type.as_deref()));
         if gzip.is_some() {
             etag = etag.map(|tag| format!("W/{tag}"));
         }
         let vary = settings.gzip.vary && self.may_vary(&settings.gzip, plain_type.as_deref());
-        if let Some(modified) = self.last_modified {
+        if let Some(modified) = self.last_modified.filter(|_| matches!(self.status, 200 | 206 | 304)) {
             set(&mut response, header::LAST_MODIFIED, &http_date(modified));
         }
         if let Some(etag) = &etag {
@@ -140,7 +139,6 @@ impl Answer {
         if self.closes || settings.closes {
             response.head_mut().set_connection_type(actix_http::ConnectionType::Close);
         }
-        let is_head = visit.request.method() == Method::HEAD;
         match self.content {
             Content::Ready(response) => *response,
             Content::Bytes(bytes) => match gzip.and_then(|level| files::gzip_bytes(&bytes, level).ok()) {
@@ -159,9 +157,6 @@ impl Answer {
                             pieces = parts(&mut response, &asked, found.len, self.content_type.as_deref());
                         }
                     }
-                }
-                if is_head && gzip.is_some() {
-                    return response.set_body(BoxBody::new(()));
                 }
                 let body = files::body(found, pieces, gzip);
                 let without_chunks = gzip.is_some() && !settings.chunked;
@@ -210,7 +205,6 @@ impl Answer {
             && !self.is_precompressed
             && matches!(self.status, 200 | 403 | 404)
             && length >= gzip.min_length.max(1)
-            && visit.request.method() != Method::HEAD
             && is_type(gzip, content_type)
             && accepts_gzip(visit, gzip)
     }
@@ -224,6 +218,18 @@ impl Answer {
         self.is_precompressed
             || (gzip.on && is_long && matches!(self.status, 200 | 403 | 404) && is_type(gzip, content_type))
     }
+}
+
+fn with_charset(visit: &Visit, mut kind: String) -> String {
+    let settings = &visit.location.settings;
+    if let Some(charset) = &settings.charset
+        && !kind.contains(';')
+        && settings.charset_types.iter().any(|known| *known == kind || known == "*")
+    {
+        kind.push_str("; charset=");
+        kind.push_str(charset);
+    }
+    kind
 }
 
 fn is_type(gzip: &Gzip, content_type: Option<&str>) -> bool {
@@ -338,7 +344,7 @@ fn unsatisfiable(visit: &Visit, mut response: HttpResponse, length: u64) -> Http
         response.headers_mut().remove(name);
     }
     set(&mut response, header::CONTENT_RANGE, &format!("bytes */{length}"));
-    set(&mut response, header::CONTENT_TYPE, "text/html");
+    set(&mut response, header::CONTENT_TYPE, &with_charset(visit, "text/html".to_owned()));
     let page = pages::page(416, visit.location.settings.server_tokens).unwrap_or_default();
     response.set_body(BoxBody::new(page))
 }
@@ -380,10 +386,25 @@ fn append(response: &mut HttpResponse, name: HeaderName, value: &str) {
     }
 }
 
+/// A body for `HEAD`: as long as the real one, which is not even read.
+pub struct Measured(pub u64);
+
+impl MessageBody for Measured {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.0)
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
 /// What a body of another part is worth to the log.
 pub fn length(response: &HttpResponse) -> Option<u64> {
     match response.body().size() {
-        actix_web::body::BodySize::Sized(length) => Some(length),
+        BodySize::Sized(length) => Some(length),
         _ => None,
     }
 }

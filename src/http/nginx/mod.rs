@@ -10,14 +10,16 @@
 //!
 //! [`serve`] goes through nginx's phases: server, location, `return`, access, `try_files`, content, error page.
 
-use std::{path::PathBuf, rc::Rc, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, rc::Rc, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    body::{BodySize, BodyStream, BoxBody, MessageBody},
     http::{Method, header},
     web,
 };
 use bytes::Bytes;
+use futures_util::stream;
 use jiff::{Timestamp, fmt::rfc2822, tz::TimeZone};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -35,7 +37,7 @@ use crate::{
     },
     protocol::flv::stream::Tracks,
 };
-use answer::{Answer, Content};
+use answer::{Answer, Content, Measured};
 use files::{Found, Look};
 use visit::Visit;
 
@@ -55,6 +57,7 @@ pub async fn serve(site: web::Data<Site>, request: HttpRequest, payload: web::Pa
         return HttpResponse::InternalServerError().finish();
     };
     caller.requests.set(caller.requests.get().saturating_add(1));
+    caller.progress.made();
     let host = visit::host(&request);
     let local = caller.local.map(|local| local.ip());
     let server = Arc::clone(caller.port.endpoint.server_for(local, host.as_deref()));
@@ -68,6 +71,7 @@ pub async fn serve(site: web::Data<Site>, request: HttpRequest, payload: web::Pa
         location: Arc::clone(&server.outermost),
         server,
         captures: Vec::new(),
+        method: request.method().clone(),
         started: Instant::now(),
         request,
     };
@@ -79,7 +83,14 @@ pub async fn serve(site: web::Data<Site>, request: HttpRequest, payload: web::Pa
         Some(status) => (Answer::page(&visit, status, None), None),
         None => Course { visit: &mut visit, payload: Some(payload) }.run().await,
     };
-    let response = answer.finish(&visit, forced_status);
+    let mut response = answer.finish(&visit, forced_status);
+    if visit.request.method() == Method::HEAD {
+        response = response.map_body(|_, body| match body.size() {
+            BodySize::Sized(length) => BoxBody::new(Measured(length)),
+            BodySize::None => BoxBody::new(()),
+            BodySize::Stream => BoxBody::new(BodyStream::new(stream::empty::<Result<Bytes, Infallible>>())),
+        });
+    }
     log::watch(Rc::new(visit), response)
 }
 
@@ -111,6 +122,10 @@ impl Visit {
         }
         if head.method == Method::TRACE || head.method == Method::CONNECT {
             return Some(405);
+        }
+        // What is expected beyond that is nothing anybody here could promise.
+        if self.header("expect").is_some_and(|expected| !expected.eq_ignore_ascii_case("100-continue")) {
+            return Some(417);
         }
         let length = self.header("content-length").and_then(|length| length.parse::<u64>().ok());
         let limit = self.location.settings.client_max_body_size;
@@ -203,6 +218,9 @@ impl Course<'_> {
                     let page = self.error_page(status).filter(|_| !is_error_page);
                     let Some(page) = page else { return (Answer::page(self.visit, status, location), None) };
                     is_error_page = true;
+                    if self.visit.method != Method::HEAD {
+                        self.visit.method = Method::GET;
+                    }
                     let becomes = page.becomes.unwrap_or(Some(status));
                     let target = self.visit.text(&page.target);
                     if let Some(name) = target.strip_prefix('@') {
@@ -301,7 +319,8 @@ impl Course<'_> {
                 let target = self.visit.text(template);
                 match target.split_once('?') {
                     Some((uri, args)) => Step::Address(uri.to_owned(), Some(args.to_owned())),
-                    None => Step::Address(target, Some(self.visit.args.clone())),
+                    // Arguments come along only where they are written, as `$is_args$args`.
+                    None => Step::Address(target, None),
                 }
             }
         })
@@ -313,7 +332,7 @@ impl Course<'_> {
     }
 
     async fn file(&mut self) -> Step {
-        let method = self.visit.request.method().clone();
+        let method = self.visit.method.clone();
         let is_read = method == Method::GET || method == Method::HEAD;
         if !is_read && method != Method::POST {
             return match self.media().await {
@@ -382,7 +401,7 @@ impl Course<'_> {
     /// A folder: its index file, its list, or nothing.
     async fn folder(&mut self, uri: &str) -> Step {
         let settings = self.visit.location.settings.clone();
-        let is_post = self.visit.request.method() == Method::POST;
+        let is_post = self.visit.method == Method::POST;
         let mut is_there = None;
         for index in &settings.index {
             let name = self.visit.text(index);

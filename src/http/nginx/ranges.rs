@@ -14,7 +14,13 @@ pub enum Asked {
 
 /// Reads the header for something of this length, as nginx does: what overlaps to more than the whole is the whole.
 pub fn read(header: &str, length: u64, max_ranges: usize) -> Asked {
-    let Some(list) = header.get(..6).filter(|unit| unit.eq_ignore_ascii_case("bytes=")).and(header.get(6..)) else {
+    // nginx does not even look at one that is too short to say anything.
+    let Some(list) = header
+        .get(..6)
+        .filter(|unit| unit.eq_ignore_ascii_case("bytes="))
+        .and(header.get(6..))
+        .filter(|list| !list.is_empty())
+    else {
         return Asked::Whole;
     };
     let mut ranges: Vec<Range<u64>> = Vec::new();
@@ -83,7 +89,7 @@ mod tests {
             ("Bytes=1-2", some(&[1..3])),
             ("bytes=10-", Asked::Unsatisfiable),
             ("bytes=5-2", Asked::Unsatisfiable),
-            ("bytes=", Asked::Unsatisfiable),
+            ("bytes=", Asked::Whole),
             ("bytes=-", Asked::Unsatisfiable),
             ("bytes=a-b", Asked::Unsatisfiable),
             ("bytes=99999999999999999999-", Asked::Unsatisfiable),

@@ -4,7 +4,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest,
-    http::{Version, header},
+    http::{Method, Version, header},
     web,
 };
 use jiff::Zoned;
@@ -31,6 +31,8 @@ pub struct Visit {
     pub uri: String,
     pub args: String,
     pub location: Arc<Location>,
+    /// `GET` for an error page, whatever was asked for.
+    pub method: Method,
     /// What the location's pattern caught.
     pub captures: Vec<String>,
     pub started: Instant,

@@ -153,6 +153,21 @@ pub struct Part {
     pub date_ms: i64,
 }
 
+impl Part {
+    /// Without its beginning.
+    fn shortened(self, to_us: u64, from_us: u64) -> Self {
+        let ticks = u64::try_from(u128::from(to_us) * u128::from(self.timescale) / 1_000_000).unwrap_or(u64::MAX);
+        let skipped = self.duration.saturating_sub(ticks);
+        let skipped_ms = i64::try_from((from_us - to_us) / 1000).unwrap_or(i64::MAX);
+        Self {
+            start: self.start.saturating_add(skipped),
+            duration: self.duration - skipped,
+            date_ms: self.date_ms.saturating_add(skipped_ms),
+            ..self
+        }
+    }
+}
+
 /// What asking for a file comes to.
 #[derive(Clone, PartialEq, Debug)]
 pub enum File {
@@ -429,11 +444,15 @@ impl Window {
             return;
         }
         let timescale = gap.timescale.max(1);
-        self.coming_us = micros(gap.duration, timescale).min(longest_us(self.target_s));
+        let whole_us = micros(gap.duration, timescale);
+        // One that is longer than a segment may be is told of as far as it can be, its end where its end is.
+        let duration_us = whole_us.min(longest_us(self.target_s));
+        let gap = if duration_us < whole_us { gap.shortened(duration_us, whole_us) } else { gap };
+        self.coming_us = duration_us;
         self.close();
         let mut segment = self.new_segment(&gap, timescale);
         segment.duration = gap.duration;
-        segment.duration_us = self.coming_us;
+        segment.duration_us = duration_us;
         segment.gap = true;
         self.arrived();
         self.list(segment, self.nothing());
@@ -1096,6 +1115,17 @@ pub(in crate::protocol) mod tests {
         assert_eq!(nothing, STYP);
         push_segments(&mut window, 6);
         assert_eq!(window.file("s-p0.m4s"), File::Unknown, "gaps do not keep old parts");
+    }
+
+    #[test]
+    fn a_gap_longer_than_a_segment_ends_where_it_ends() {
+        let mut window = low_latency();
+        push_segments(&mut window, 1);
+        window.push_gap(part(&mut 2000, 10_000, false));
+        let gap = window.segments().last().unwrap();
+        assert_eq!(gap.start + gap.duration, 12_000 * 90);
+        assert_eq!(gap.date_ms, 12_000 - 2500);
+        assert!(list(&mut window).contains("#EXT-X-GAP\n#EXTINF:2.49999,\n"));
     }
 
     #[test]

@@ -211,7 +211,9 @@ impl Chunker {
 
     /// The gate is open: its samples go where all others go.
     fn begin(&mut self) {
-        let Some(Beginning { samples, start_ms, wall_ms }) = self.gate.take().and_then(Gate::into_samples) else {
+        let Some(Beginning { samples, video, audio, start_ms, wall_ms }) =
+            self.gate.take().and_then(Gate::into_samples)
+        else {
             return;
         };
         let had_output = self.video.is_some() || self.audio.is_some();
@@ -226,9 +228,8 @@ impl Chunker {
         self.start_ms = start_ms;
         (self.video_stalled, self.has_newcomer) = (false, false);
 
-        let has = |track| samples.iter().any(|sample| sample.track == track);
-        self.begin_lane(Track::Video, has(Track::Video));
-        self.begin_lane(Track::Audio, has(Track::Audio));
+        self.begin_lane(Track::Video, video);
+        self.begin_lane(Track::Audio, audio);
         for lane in [&mut self.video, &mut self.audio].into_iter().flatten() {
             let earliest_ms =
                 if lane.rendition == Rendition::Audio { start_ms.saturating_sub(MAX_EARLY_MS) } else { start_ms };
@@ -238,7 +239,7 @@ impl Chunker {
             lane.independent =
                 lane.rendition == Rendition::Audio || first.is_some_and(|sample| lane.dresser.is_random_access(sample));
         }
-        let leader = if has(Track::Video) { &self.video } else { &self.audio };
+        let leader = if video { &self.video } else { &self.audio };
         self.segment_start = leader.as_ref().map_or(0, |lane| lane.clock.ticks(start_ms));
         for sample in samples {
             let dts_ms = sample.dts_ms.saturating_add(self.shift_ms);

@@ -91,11 +91,10 @@ impl Mp4Feed {
 
     /// The gate is open: a header, then what has waited.
     fn begin(&mut self, out: &mut Pieces) {
-        let Some(Beginning { samples, .. }) = self.gate.take().and_then(Gate::into_samples) else {
+        let Some(Beginning { samples, video, audio, .. }) = self.gate.take().and_then(Gate::into_samples) else {
             return;
         };
-        let has = |track| samples.iter().any(|sample| sample.track == track);
-        self.open(has(Track::Video), has(Track::Audio), out);
+        self.open(video, audio, out);
         for sample in samples {
             self.take(&sample, out);
         }
@@ -479,7 +478,8 @@ mod tests {
         assert_eq!(feed.header(), None);
         assert!(feed.batch(&[inter(40), audio(46)]).is_empty());
         let pieces = feed.batch(&[key(80), audio(93)]);
-        assert_eq!(kinds(&pieces), [(PacketKind::Key, 80)]);
+        // With the sound that is hardly older than the picture.
+        assert_eq!(kinds(&pieces), [(PacketKind::Key, 46)]);
         assert_eq!(feed.header(), header);
     }
 }

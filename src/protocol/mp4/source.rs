@@ -96,6 +96,9 @@ pub(super) struct Gate {
 pub(super) struct Beginning {
     /// In order of time. Audio may be a little before the start, as encoders send it; what is older is left out.
     pub(super) samples: Vec<Sample>,
+    /// Which tracks have come, even if all that has come of one is too old.
+    pub(super) video: bool,
+    pub(super) audio: bool,
     /// The time of the sample to begin with, and when it came by the wall clock.
     pub(super) start_ms: i64,
     pub(super) wall_ms: i64,
@@ -163,7 +166,7 @@ impl Gate {
         self.samples.sort_by_key(|(sample, _)| sample.dts_ms);
         let samples = self.samples.into_iter().map(|(sample, _)| sample);
         let samples = samples.filter(|sample| sample.dts_ms >= start_ms.saturating_sub(MAX_EARLY_MS)).collect();
-        Some(Beginning { samples, start_ms, wall_ms })
+        Some(Beginning { samples, video: self.has_start, audio: self.has_audio, start_ms, wall_ms })
     }
 
     fn waited_ms(&self) -> i64 {
