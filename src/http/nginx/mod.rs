@@ -34,7 +34,7 @@ use super::{
 use crate::{
     config::{
         Action,
-        http::{ErrorPage, Handler, LastTry, Location, Precompressed, Return},
+        http::{ErrorPage, Handler, LastTry, Location, Pattern, Precompressed, Return},
     },
     protocol::flv::stream::Tracks,
 };
@@ -201,7 +201,10 @@ impl Course<'_> {
                     if !is_named {
                         self.visit.locate();
                     }
-                    self.step(is_internal).await
+                    match self.folder_of_player() {
+                        Some(folder) => Step::Status(301, Some(folder)),
+                        None => self.step(is_internal).await,
+                    }
                 }
             };
             is_named = false;
@@ -253,6 +256,16 @@ impl Course<'_> {
         }
         warn!(uri = %self.visit.uri, "rewrite or internal redirection cycle");
         (Answer::page(self.visit, 500, None), None)
+    }
+
+    /// `/tv` where `/tv/` is the player: as nginx sends on to what it passes on.
+    fn folder_of_player(&self) -> Option<String> {
+        let folder = format!("{}/", self.visit.uri);
+        let is_it = |location: &Arc<Location>| {
+            location.handler == Handler::Player
+                && matches!(&location.pattern, Pattern::Prefix { text, .. } if *text == folder)
+        };
+        self.visit.server.outermost.locations.iter().any(is_it).then(|| uri::escape(&folder))
     }
 
     /// What the location that was found makes of the request.
@@ -468,7 +481,6 @@ impl Course<'_> {
     }
 
     async fn watch(&mut self, location: &Location) -> Step {
-        use crate::config::http::Pattern;
         let path = uri::escape(&self.visit.uri);
         let matched = match &location.pattern {
             Pattern::Prefix { text, .. } => uri::escape(text).trim_end_matches('/').len(),
