@@ -419,3 +419,168 @@ const MAILBOX: usize = 128;
 
 /// How often it is looked whether anybody needs this.
 const TICK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        actors::{
+            source::Listen,
+            support::{
+                segment_store::StoreLimits,
+                sessions::Sessions,
+                shelf::{Format, Shelf},
+            },
+        },
+        media::packet::{Batch, Packet, PacketKind, Track},
+    };
+
+    /// A stream that tells what it is asked.
+    struct Stream(mpsc::Sender<Listen>);
+    impl Actor for Stream {
+        type Context = Context<Self>;
+    }
+    impl Handler<Listen> for Stream {
+        type Result = ();
+        fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
+            let _ = self.0.try_send(listen);
+        }
+    }
+
+    struct Bench {
+        shelf: Shelf,
+        key: StreamKey,
+        store: Arc<SegmentStore>,
+        asked: mpsc::Receiver<Listen>,
+        muxer: Recipient<Deliver>,
+        subscriber: u64,
+        _stream: Addr<Stream>,
+    }
+
+    impl Bench {
+        async fn start() -> Self {
+            tokio::time::pause();
+            let (tell, mut asked) = mpsc::channel(8);
+            let stream = Stream(tell).start();
+            let source = Source { id: 1, to: stream.clone().recipient(), counters: Arc::default() };
+            let (shelf, key) = (Shelf::default(), StreamKey::parse("default", "live", "a").expect("a good name"));
+            let limits = StoreLimits { blocked_requests: 1, patience: Duration::from_secs(1) };
+            let sessions = Sessions::new(Duration::from_secs(30), Arc::default());
+            let shelved =
+                shelf.put(&key, Format::Cmaf, || SegmentStore::new(limits, sessions)).ok().expect("the first");
+            let store = Arc::clone(shelved.store());
+            let rules = Memory { idle: Duration::from_secs(100), ..Memory::default() };
+            CmafMuxer::start_in_memory(key.clone(), source, rules, shelved);
+            let Some(Listen::Join { subscriber, to: muxer }) = asked.recv().await else { panic!("it joins first") };
+            let catch_up = asked.recv().await;
+            assert!(matches!(catch_up, Some(Listen::CatchUp { listener, .. }) if listener == subscriber));
+            Self { shelf, key, store, asked, muxer, subscriber, _stream: stream }
+        }
+
+        async fn tell(&self, message: Deliver) {
+            self.muxer.send(message).await.expect("the muxer lives");
+        }
+
+        async fn begin(&self, listener: Option<u64>, from: i64) {
+            let burst = std::iter::once(config()).chain((from..from + 10).map(frame)).collect();
+            self.tell(Deliver::Begin { listener, burst }).await;
+        }
+
+        async fn media(&self, frames: std::ops::Range<i64>, gap: bool) {
+            let packets: SmallVec<[Packet; 4]> = frames.map(frame).collect();
+            self.tell(Deliver::Media { batch: Batch::new(packets), gap }).await;
+        }
+
+        /// Its segments: how many, how many of them begin with a discontinuity, and whether it has ended.
+        fn list(&self) -> (usize, usize, bool) {
+            self.store.look(|held| {
+                held.renditions.first().map_or((0, 0, false), |held| {
+                    let segments: Vec<_> = held.window.segments().collect();
+                    let breaks = segments.iter().filter(|segment| segment.discontinuity).count();
+                    (segments.len(), breaks, held.window.is_ended())
+                })
+            })
+        }
+
+        async fn pass(&self, seconds: u64) {
+            for _ in 0..seconds {
+                tokio::time::advance(Duration::from_secs(1)).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn config() -> Packet {
+        let body: &[u8] = &[
+            0x17, 0, 0, 0, 0, 1, 0x42, 0xc0, 0x0d, 0xff, 0xe1, 0, 24, 0x67, 0x42, 0xc0, 0x0d, 0xda, 0x05, 0x07, 0xec,
+            0x04, 0x40, 0, 0, 3, 0, 0x40, 0, 0, 0x0c, 0x83, 0xc5, 0x0a, 0xa8, 1, 0, 4, 0x68, 0xce, 0x0f, 0xc8,
+        ];
+        Packet::new(Track::Video, PacketKind::Config, 0, Bytes::from_static(body))
+    }
+
+    /// 25 a second, a keyframe each.
+    fn frame(number: i64) -> Packet {
+        let key = number % 25 == 0;
+        let (kind, first, unit) = if key { (PacketKind::Key, 0x17, 0x65) } else { (PacketKind::Inter, 0x27, 0x41) };
+        let body = vec![first, 1, 0, 0, 0, 0, 0, 0, 4, unit, 0x88, 0x80, 0x10];
+        Packet::new(Track::Video, kind, number * 40, Bytes::from(body))
+    }
+
+    #[actix::test]
+    async fn a_burst_and_what_follows_become_segments_once() {
+        let bench = Bench::start().await;
+        bench.media(0..5, false).await;
+        assert_eq!(bench.list(), (0, 0, false), "nothing counts before the burst");
+        bench.begin(None, 0).await;
+        bench.begin(Some(bench.subscriber), 0).await;
+        bench.begin(Some(bench.subscriber + 1), 0).await;
+        bench.media(10..151, false).await;
+        assert_eq!(bench.list(), (3, 0, false));
+    }
+
+    #[actix::test]
+    async fn what_was_lost_is_a_discontinuity() {
+        let bench = Bench::start().await;
+        bench.begin(None, 0).await;
+        bench.media(10..101, false).await;
+        bench.media(125..251, true).await;
+        let (segments, breaks, _) = bench.list();
+        assert!(segments >= 3 && breaks == 1, "{segments} {breaks}");
+    }
+
+    #[actix::test]
+    async fn a_takeover_and_a_return_go_on_and_staying_away_ends() {
+        let mut bench = Bench::start().await;
+        bench.begin(None, 0).await;
+        bench.media(10..101, false).await;
+        bench.begin(None, 100).await;
+        bench.media(110..201, false).await;
+        assert_eq!(bench.list().1, 1, "another publisher took over");
+        bench.tell(Deliver::End).await;
+        bench.pass(10).await;
+        bench.begin(None, 300).await;
+        bench.media(310..401, false).await;
+        assert_eq!((bench.list().1, bench.list().2), (2, false), "a publisher came back");
+        bench.tell(Deliver::End).await;
+        bench.pass(17).await;
+        assert!(bench.list().2, "it stayed away");
+        assert!(bench.shelf.find(&bench.key, Format::Cmaf).is_some(), "and can still be watched");
+        bench.pass(62).await;
+        assert!(bench.shelf.find(&bench.key, Format::Cmaf).is_none() && !bench.store.is_open());
+        assert!(matches!(bench.asked.recv().await, Some(Listen::Leave { .. })));
+    }
+
+    #[actix::test]
+    async fn what_nobody_asks_for_leaves_the_stream() {
+        let mut bench = Bench::start().await;
+        bench.begin(None, 0).await;
+        bench.pass(99).await;
+        assert!(bench.store.is_open());
+        bench.pass(3).await;
+        assert!(!bench.store.is_open());
+        assert!(matches!(bench.asked.recv().await, Some(Listen::Leave { .. })));
+    }
+}

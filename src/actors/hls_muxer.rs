@@ -8,7 +8,8 @@ use std::{collections::VecDeque, fs, io, path::PathBuf, sync::Arc, time::Duratio
 use actix::prelude::*;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::{sync::watch, task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
+use tokio::{sync::watch, task::spawn_blocking};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -58,7 +59,7 @@ enum Stage {
 }
 
 enum Sink {
-    Memory(MemorySink),
+    Memory(Box<MemorySink>),
     Disk(Box<DiskSink>),
 }
 
@@ -117,7 +118,7 @@ impl HlsMuxer {
         let lifetime = LifetimeRules { idle: Some(rules.idle), end_after: rules.end_after, ended: rules.ended };
         let gauge = GaugeRules { fragment: rules.fragment, max_fragment: rules.max_fragment, part: Duration::ZERO };
         let stage = Stage::Gauging(Box::new(Gauge::new(gauge)));
-        let sink = Sink::Memory(MemorySink { shelved, rules, description: Describer::default() });
+        let sink = Sink::Memory(Box::new(MemorySink { shelved, rules, description: Describer::default() }));
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             Self::new(key, stream, stage, sink, Lifetime::new(lifetime), None)

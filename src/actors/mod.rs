@@ -15,7 +15,12 @@
 //! | `Outputs` | `OpenStream` | `Router` | as a player does |
 //! | `Outputs` | (starts), `EndFeed` | `Feed` | the first viewer of a format starts it; nobody watches any more |
 //! | `LiveStream` | `StreamEvent` | `Outputs` | somebody publishes, left, the stream is gone |
-//! | `Feed` | `Exited` | `Outputs` | the feed is gone, however it went |
+//! | `http` | (starts) | `CmafMuxer`, `HlsMuxer` | the first who asks for a playlist or manifest opens an output in memory |
+//! | `Outputs` | (starts), `FinishFiles` | `HlsMuxer`, `CmafMuxer` | somebody publishes where files are to be written; the process is about to end |
+//! | `HlsMuxer`, `CmafMuxer` | `Listen` | `LiveStream` | a muxer joins, and leaves |
+//! | `LiveStream` | `Deliver` | `HlsMuxer`, `CmafMuxer` | what a subscriber is told |
+//! | `support::disk` | `Reported` | `HlsMuxer`, `CmafMuxer` | a file lies on the disk, or is lost |
+//! | `Feed`, a muxer that writes files | `Exited` | `Outputs` | the feed is gone, however it went |
 //! | whoever ends viewers | `Dismiss` | `Viewer` | go |
 //! | `LiveStream` | `Replaced` | `Connection` | another publisher took over |
 //! | `LiveStream` | `Exited` | `Router` | the stream is gone, however it went |
@@ -23,7 +28,7 @@
 //! | `server` | `StopAccepting`, `CloseAll`, `ReloadCertificates` | `Listener` | the operator's signals |
 //!
 //! An audience writes to its players' sockets by itself, and an answer takes what its audience queued: no message passes for
-//! that.
+//! that. Nor for segments: a muxer writes them into a store (`support::segment_store`) that requests read on any thread.
 //!
 //! Waiting goes one way: connection → router, connection → stream, http → outputs → router. Streams, feeds, audiences and
 //! the router wait for nobody.

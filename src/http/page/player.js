@@ -40,6 +40,7 @@ export class LivePlayer extends EventTarget {
   #stalls = 0;
   #isStalled = false;
   #lastStall = 0;
+  #lastCalm = 0;
   #arrivals = new Arrivals();
   #produced = null;
   #clockOffsetMs = 0;
@@ -432,9 +433,9 @@ export class LivePlayer extends EventTarget {
     // The buffer goes up with each fragment and down in between: what counts is how low it gets.
     this.#lows.push([now, ahead]);
     this.#lows = this.#lows.filter(([at]) => now - at < LOWS_MS);
-    if (now - this.#lastStall > CALM_MS) {
+    if (now - this.#lastCalm > CALM_MS) {
       this.#margin = Math.max(MARGIN_S, this.#margin - MARGIN_LESS_S);
-      this.#lastStall = now;
+      this.#lastCalm = now;
     }
     const excess = Math.min(...this.#lows.map(([, low]) => low)) - this.#margin;
     const rate = [...RATES].find(([above]) => excess > above)?.[1] ?? 1;
@@ -451,9 +452,12 @@ export class LivePlayer extends EventTarget {
   /** The next bytes tell whether the network was late, or there was nothing to send. */
   #endStall(wasAway) {
     this.#isStalled = false;
-    if (wasAway) return;
+    const now = performance.now();
+    // What stutters stalls several times for one reason.
+    if (wasAway || now - this.#lastStall < ONE_STALL_MS) return;
     this.#stalls += 1;
-    this.#lastStall = performance.now();
+    this.#lastStall = now;
+    this.#lastCalm = now;
     this.#margin = Math.min(MARGIN_MOST_S, this.#margin + MARGIN_MORE_S);
     this.#lows = [];
     this.#video.playbackRate = 1;
@@ -673,9 +677,10 @@ const TICK_MS = 200;
 /** How low the buffer may get before a fragment comes. A stall adds to it; calm takes from it. */
 const MARGIN_S = 0.2;
 const MARGIN_MORE_S = 0.15;
-const MARGIN_LESS_S = 0.05;
+const MARGIN_LESS_S = 0.1;
 const MARGIN_MOST_S = 2;
-const CALM_MS = 20_000;
+const CALM_MS = 10_000;
+const ONE_STALL_MS = 2000;
 /** Too much to catch up by playing faster. */
 const JUMP_S = 3;
 /** Shortly after the start nobody minds a jump, and it is then that a whole GOP comes at once. */
