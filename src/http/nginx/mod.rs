@@ -370,7 +370,12 @@ impl Course<'_> {
         if let Some(answer) = self.precompressed(&uri, is_read).await {
             return Step::Answer(answer);
         }
-        match self.look(&uri).await {
+        let (root, path) = (PathBuf::from(self.visit.root()), PathBuf::from(self.visit.path_of(&uri)));
+        let look = match is_read {
+            true => files::fetch(root, path, self.visit.location.settings.follows_links).await,
+            false => files::look(root, path, self.visit.location.settings.follows_links).await,
+        };
+        match look {
             Look::Folder => {
                 let mut target = format!("{}/", uri::escape(&uri));
                 if !self.visit.args.is_empty() {
