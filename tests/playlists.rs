@@ -114,7 +114,34 @@ fn two_renditions_make_one_presentation() {
     assert_eq!(master.alternatives.len(), 1);
 }
 
-/// Some seconds of a publisher that behaves in one way. Jumps in time are mended before they come to a muxer.
+#[test]
+fn a_jump_leaves_no_hole_in_either_rendition() {
+    for (jump_ms, audio_first, ms) in [600, 1400, 2700, 5000, 10_000, 30_000].into_iter().flat_map(|jump_ms| {
+        [(true, 6000), (false, 6000), (true, 7900), (false, 7900)].map(|(first, ms)| (jump_ms, first, ms))
+    }) {
+        println!("{jump_ms} ms after {ms}, audio first: {audio_first}");
+        let scene = Scene { gops: 1, gop: ms / 40, audio_first, then: Then::Jumps(jump_ms), ..Scene::default() };
+        let mut presentation = Presentation::new(None);
+        presentation.play(&scene);
+        presentation.play(&Scene { gop: 50, gops: 5, ..scene });
+        presentation.end();
+    }
+}
+
+#[test]
+fn audio_that_stops_within_a_segment_lasts_to_its_end() {
+    for quiet_ms in [400, 1000, 3000, 9000, 20_000] {
+        println!("{quiet_ms}");
+        let scene = Scene { gop: 25, gops: 5, ..Scene::default() };
+        let mut presentation = Presentation::new(None);
+        presentation.play(&scene);
+        presentation.play(&Scene { audio: false, gop: quiet_ms / 40, gops: 1, ..scene.clone() });
+        presentation.play(&scene);
+        presentation.end();
+    }
+}
+
+/// Some seconds of a publisher that behaves in one way.
 #[derive(Clone, Debug)]
 struct Scene {
     frame_ms: i64,
@@ -123,8 +150,16 @@ struct Scene {
     gops: i64,
     audio: bool,
     video: bool,
+    /// Of what is sent at the same time.
+    audio_first: bool,
     /// How it ends.
     then: Then,
+}
+
+impl Default for Scene {
+    fn default() -> Self {
+        Self { frame_ms: 40, gop: 50, gops: 5, audio: true, video: true, audio_first: false, then: Then::GoesOn }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -132,16 +167,21 @@ enum Then {
     GoesOn,
     Loses,
     Leaves,
+    /// Its clock, ahead. The stream's timeline mends most jumps of more than ten seconds, and no others.
+    Jumps(i64),
 }
 
 fn scene() -> impl Strategy<Value = Scene> {
-    let then = prop_oneof![Just(Then::GoesOn), Just(Then::Loses), Just(Then::Leaves)];
+    let jump = prop_oneof![50i64..12_000, 12_000i64..40_000].prop_map(Then::Jumps);
+    let then = prop_oneof![2 => Just(Then::GoesOn), 1 => Just(Then::Loses), 1 => Just(Then::Leaves), 2 => jump];
     let media = prop_oneof![4 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true))];
-    (16i64..=45, 1i64..150, 1i64..20, media, then).prop_map(|(frame_ms, gop, gops, (video, audio), then)| {
-        // Half a minute of a scene shows all there is.
-        let gops = gops.min(30_000 / (frame_ms * gop)).max(1);
-        Scene { frame_ms, gop, gops, audio, video, then }
-    })
+    (16i64..=45, 1i64..150, 1i64..20, media, any::<bool>(), then).prop_map(
+        |(frame_ms, gop, gops, (video, audio), audio_first, then)| {
+            // Half a minute of a scene shows all there is.
+            let gops = gops.min(30_000 / (frame_ms * gop)).max(1);
+            Scene { frame_ms, gop, gops, audio, video, audio_first, then }
+        },
+    )
 }
 
 /// A publisher, the chunker it feeds, the windows behind that, and whoever looks at them after every frame that changes them.
@@ -182,28 +222,15 @@ impl Presentation {
         let mut audio = 0;
         for frame in 0..scene.gop * scene.gops {
             let at_ms = self.at_ms + frame * scene.frame_ms;
+            if scene.video && !scene.audio_first {
+                self.push(picture(at_ms, frame % scene.gop == 0));
+            }
             while scene.audio && self.at_ms + audio * 1024 * 1000 / 44_100 <= at_ms {
-                let dts_ms = self.at_ms + audio * 1024 * 1000 / 44_100;
-                self.push(MuxInput::Sample(Sample {
-                    track: Medium::Audio,
-                    codec: Codec::Audio(AudioCodec::Aac),
-                    dts_ms,
-                    cts_ms: 0,
-                    key: true,
-                    data: Bytes::from_static(b"aac"),
-                }));
+                self.push(sound(self.at_ms + audio * 1024 * 1000 / 44_100));
                 audio += 1;
             }
-            if scene.video {
-                let key = frame % scene.gop == 0;
-                self.push(MuxInput::Sample(Sample {
-                    track: Medium::Video,
-                    codec: Codec::Video(VideoCodec::Avc),
-                    dts_ms: at_ms,
-                    cts_ms: 0,
-                    key,
-                    data: Bytes::from_static(if key { b"\0\0\0\x02\x65\x88" } else { b"\0\0\0\x02\x41\x9a" }),
-                }));
+            if scene.video && scene.audio_first {
+                self.push(picture(at_ms, frame % scene.gop == 0));
             }
             self.wall_ms += scene.frame_ms;
         }
@@ -219,6 +246,7 @@ impl Presentation {
                 self.take(chunks);
                 self.wall_ms += 5000;
             }
+            Then::Jumps(ms) => self.at_ms += ms,
         }
     }
 
@@ -264,7 +292,9 @@ impl Presentation {
                             ..WindowRules::new(Container::Fmp4, &prefix, 4)
                         },
                     };
-                    self.windows.push((rendition, Window::new(rules), PlaylistRules::new()));
+                    // A frame that lasts over a pause is longer than a part should be: the frame after it is not there.
+                    let allowed = Allowances { long_parts: true, ..Allowances::default() };
+                    self.windows.push((rendition, Window::new(rules), PlaylistRules::allowing(allowed)));
                     self.tails.push((0, 1, false));
                     self.windows.len() - 1
                 });
@@ -320,7 +350,13 @@ impl Presentation {
                 });
                 assert_continuous(&times.collect::<Vec<_>>());
             }
-            assert_eq!(window.faults(), Faults::default(), "{lane:?}");
+            // Gaps and all: what a list says to last is what passes.
+            for pair in list.segments.windows(2).filter(|pair| !pair[1].discontinuity) {
+                let [Some(one), Some(other)] = [pair[0].date_ms, pair[1].date_ms] else { continue };
+                let off = other - one - (pair[0].duration * 1000.0) as i64;
+                assert!(off.abs() < 150, "{lane:?}: {} begins {off} ms late\n{text}", pair[1].uri);
+            }
+            assert_eq!(Faults { long_parts: 0, ..window.faults() }, Faults::default(), "{lane:?}");
         }
         let tracks: Vec<Track<'_>> = self
             .windows
@@ -343,6 +379,28 @@ impl Presentation {
         self.windows.iter_mut().for_each(|(_, window, _)| window.end());
         self.check();
     }
+}
+
+fn sound(dts_ms: i64) -> MuxInput {
+    MuxInput::Sample(Sample {
+        track: Medium::Audio,
+        codec: Codec::Audio(AudioCodec::Aac),
+        dts_ms,
+        cts_ms: 0,
+        key: true,
+        data: Bytes::from_static(b"aac"),
+    })
+}
+
+fn picture(dts_ms: i64, key: bool) -> MuxInput {
+    MuxInput::Sample(Sample {
+        track: Medium::Video,
+        codec: Codec::Video(VideoCodec::Avc),
+        dts_ms,
+        cts_ms: 0,
+        key,
+        data: Bytes::from_static(if key { b"\0\0\0\x02\x65\x88" } else { b"\0\0\0\x02\x41\x9a" }),
+    })
 }
 
 fn hex(digits: &str) -> Bytes {
