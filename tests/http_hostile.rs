@@ -179,8 +179,8 @@ fn http2_is_not_spoken_where_nobody_asked_for_it() {
 fn ranges_lead_nowhere_but_into_the_file() {
     let mut server = server();
     unharmed(&mut server, |server| {
-        let many = format!("bytes={}", vec!["0-0"; 1000].join(","));
-        let overlapping = format!("bytes={}", vec!["0-9"; 8].join(","));
+        let many = format!("bytes={}", ["0-0"; 1000].join(","));
+        let overlapping = format!("bytes={}", ["0-9"; 8].join(","));
         for (range, status) in [
             ("bytes=0-", 206),
             ("bytes=-0", 416),
@@ -220,7 +220,7 @@ fn dates_that_are_none_are_no_conditions() {
             let reply = ask(http(server), "GET", "/a.txt", &[("If-Range", date), ("Range", "bytes=0-0")]);
             assert_eq!(reply.status, 200, "{date}");
         }
-        let tags = vec!["\"x\""; 1000].join(",");
+        let tags = ["\"x\""; 1000].join(",");
         assert_eq!(ask(http(server), "GET", "/a.txt", &[("If-None-Match", &tags)]).status, 200);
     });
 }
