@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -54,31 +53,50 @@ const CASES: &[Case] = &[
 
 #[test]
 fn browsers_play_for_a_minute_and_outlive_a_publisher_that_comes_back() {
+    let _alone = alone();
+    let all: Vec<&Case> = CASES.iter().collect();
+    let wrong = watch_for_a_minute(&all);
+    if wrong.is_empty() {
+        return;
+    }
+    // Decoding for eight players is much for a machine that does other things as well, and a browser that ran dry once asks
+    // for more delay from then on. What fails among fewer as well is not the machine's.
+    show(&format!(
+        "not at the first attempt:\n{}",
+        wrong.iter().map(|(_, what)| what.as_str()).collect::<Vec<_>>().join("\n")
+    ));
+    let again: Vec<&Case> = all.into_iter().filter(|case| wrong.iter().any(|(name, _)| *name == case.name)).collect();
+    let wrong = watch_for_a_minute(&again);
+    assert!(wrong.is_empty(), "\n{}", wrong.iter().map(|(_, what)| what.as_str()).collect::<Vec<_>>().join("\n"));
+}
+
+/// Says of which player what was wrong.
+fn watch_for_a_minute(cases: &[&Case]) -> Vec<(&'static str, String)> {
     let server = TestServer::start_without_a_file();
-    let publisher = publish(&server);
+    let publisher = publish(&[server.url("live/test")]);
     server.wait_for_log(&["live", "live/test"], START_DEADLINE);
-    let mut browser = Browser::start(server.other_port(1), CASES.iter().map(Case::player), WATCHED);
+    let mut browser = Browser::start(server.other_port(1), cases.iter().map(|case| case.player()), WATCHED);
     browser.wait_for("playing", START_DEADLINE);
     browser.wait_for("half", WATCHED);
     drop(publisher);
     server.wait_for_log(&["publish ended", "live/test"], START_DEADLINE);
-    let _publisher = publish(&server);
+    let _publisher = publish(&[server.url("live/test")]);
 
-    let results = browser.results(CASES.len());
-    let mut report = String::new();
     let mut wrong = Vec::new();
-    for (case, result) in CASES.iter().zip(&results) {
+    for (case, result) in cases.iter().zip(browser.results(cases.len())) {
         assert_eq!(case.name, result.name);
-        let figures = Figures::of(result);
-        let _ = writeln!(report, "{:28} {figures}", case.name);
-        wrong.extend(figures.against(case, result).into_iter().map(|what| format!("{}: {what}", case.name)));
+        let figures = Figures::of(&result);
+        show(&format!("{:28} {figures}", case.name));
+        wrong.extend(
+            figures.against(case, &result).into_iter().map(|what| (case.name, format!("{}: {what}", case.name))),
+        );
     }
-    show(&report);
-    assert!(wrong.is_empty(), "\n{}\n{report}", wrong.join("\n"));
+    wrong
 }
 
 #[test]
 fn our_page_plays_what_the_browser_can_and_names_what_it_cannot() {
+    let _alone = alone();
     // Debian's Chromium decodes no HEVC, and no MP3 in MP4.
     let cases = [
         (Fixture::H264BFrames, "avc1,mp4a.40.2", 320, ""),
@@ -105,6 +123,45 @@ fn our_page_plays_what_the_browser_can_and_names_what_it_cannot() {
         assert!(is_as_said && told.next().is_none(), "{fixture:?}: {}", page.codecs);
         assert!(width == 0 || page.frames > 2 * FRAMES_A_SECOND, "{fixture:?}: {} frames", page.frames);
         assert!(page.latency_s.is_some_and(|late| late < 1.0), "{fixture:?}: {:?} s late", page.latency_s);
+    }
+}
+
+#[test]
+fn segments_as_nginx_has_them_play_from_memory_and_from_disk() {
+    let _alone = alone();
+    // Document C: files of nginx's kind, served by a location to a page on another origin.
+    let server = TestServer::start(
+        "rtmp { server { listen 127.0.0.1:@port@;
+             application memory { live on; hls_format ts; }
+             application disk { live on; hls on; hls_path @dir@/hls; hls_fragment 2s; hls_nested on; } } }
+         http { server { listen 127.0.0.1:@port2@;
+             location / { player on; }
+             location /hls { root @dir@; add_header Access-Control-Allow-Origin *; add_header Cache-Control no-cache;
+                 types { application/vnd.apple.mpegurl m3u8; video/mp2t ts; } } } }",
+    );
+    let _publisher = publish(&[server.url("memory/test"), server.url("disk/test")]);
+    wait::until("a playlist on disk", START_DEADLINE, || {
+        let list = std::fs::read_to_string(server.dir().join("hls/test/index.m3u8")).ok()?;
+        (list.matches("#EXTINF").count() >= 3).then_some(())
+    });
+    let cases = [
+        ("hls.js, memory", "hls.js", "/memory/test/index.m3u8"),
+        ("video.js, memory", "video.js", "/memory/test/index.m3u8"),
+        ("hls.js, disk", "hls.js", "/hls/test/index.m3u8"),
+        ("video.js, disk", "video.js", "/hls/test/index.m3u8"),
+    ];
+    let player = |(name, player, url): &(&str, &str, &str)| json!({ "name": name, "player": player, "url": url });
+    let mut browser = Browser::start(server.other_port(1), cases.iter().map(player), WATCHED_SHORTLY);
+    browser.wait_for("playing", START_DEADLINE);
+    for result in browser.results(cases.len()) {
+        let samples: Vec<Sample> = result.samples.iter().copied().filter(|sample| sample.at >= result.began).collect();
+        let (still, latency) = (longest_still(&samples, result.began, result.ended), median(&samples));
+        show(&format!("{:28} latency {:.0} ms; longest still {still:.0} ms", result.name, latency.unwrap_or(f64::NAN)));
+        assert_eq!(result.errors, [] as [&str; 0], "{}: {:?}", result.name, result.said);
+        assert!(still < 3000.0, "{}: it stood still for {still:.0} ms: {:?}", result.name, result.said);
+        // Three segments and a little.
+        assert!(latency.is_some_and(|latency| latency < 12_000.0), "{}: {latency:?} ms old", result.name);
+        assert!(samples.iter().all(|sample| sample.width == WIDTH), "{}", result.name);
     }
 }
 
@@ -315,8 +372,14 @@ impl Drop for Browser {
     }
 }
 
-/// Publishes a small picture with the clock in it: H.264 with a keyframe a second, and AAC.
-fn publish(server: &TestServer) -> Running {
+/// One browser at a time: two of them would measure each other.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static BROWSER: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    BROWSER.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Publishes a small picture with the clock in it to each of these addresses: H.264 with a keyframe a second, and AAC.
+fn publish(urls: &[String]) -> Running {
     // The clock becomes the frame's time and back, because only a time is the same for all pixels of a frame. It is read
     // in a filter of the output: those of an input run ahead of what is sent.
     let clock = format!(
@@ -330,7 +393,8 @@ fn publish(server: &TestServer) -> Running {
     command.args(["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100", "-vf", &clock]);
     command.args(["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p"]);
     command.args(["-g", "25", "-sc_threshold", "0", "-b:v", "400k", "-c:a", "aac", "-b:a", "64k", "-ac", "2"]);
-    command.args(["-f", "flv", &server.url("live/test")]);
+    let outputs: Vec<String> = urls.iter().map(|url| format!("[f=flv]{url}")).collect();
+    command.args(["-flags", "+global_header", "-map", "0:v", "-map", "1:a", "-f", "tee", &outputs.join("|")]);
     Running::start("the publisher with a clock in its picture", command)
 }
 
@@ -353,6 +417,8 @@ const WIDTH: u32 = 320;
 const FRAMES_A_SECOND: u32 = 25;
 /// Half of it before the publisher goes, half after.
 const WATCHED: Duration = Duration::from_secs(64);
+/// Long enough for a playlist to move on several times.
+const WATCHED_SHORTLY: Duration = Duration::from_secs(20);
 /// For what needs no measuring.
 const LOOKED_AT: Duration = Duration::from_secs(6);
 /// For a server, a publisher or a browser with eight players to start on a busy machine.

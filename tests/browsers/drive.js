@@ -65,6 +65,13 @@ async function isPlaying({ page, hasClock }) {
   return page.evaluate(() => ['playing', 'unsupported'].includes(window.livemill.state));
 }
 
+/** How things stand, for whoever looks for a fault. */
+function standing() {
+  const video = document.querySelector('video');
+  const ranges = Array.from({ length: video.buffered.length }, (_, at) => `${video.buffered.start(at)}-${video.buffered.end(at)}`);
+  return `at ${video.currentTime} of ${ranges}, ready state ${video.readyState}, rate ${video.playbackRate}, paused ${video.paused}`;
+}
+
 /** What our own page says of itself. */
 function ofPage() {
   return window.livemill && { state: window.livemill.state, note: document.getElementById('note').textContent, ...window.livemill.stats() };
@@ -97,8 +104,9 @@ async function main() {
     const ended = Date.now();
     for (const { name, page, said } of opened) {
       const { samples, errors, unreadable } = await page.evaluate(() => window.sampled());
+      said.push(await page.evaluate(standing));
       const ofItself = await page.evaluate(ofPage);
-      say({ event: 'result', name, began, half, ended, samples, errors, unreadable, said: said.slice(0, 20), page: ofItself });
+      say({ event: 'result', name, began, half, ended, samples, errors, unreadable, said: said.slice(-20), page: ofItself });
     }
   } finally {
     await browser.close();

@@ -39,6 +39,8 @@ export class LivePlayer extends EventTarget {
   #lows = [];
   #stalls = 0;
   #isStalled = false;
+  #movedTo = 0;
+  #movedAt = 0;
   #lastStall = 0;
   #lastCalm = 0;
   #arrivals = new Arrivals();
@@ -109,6 +111,7 @@ export class LivePlayer extends EventTarget {
 
   /** To the newest picture there is. */
   toLive() {
+    this.#movedAt = performance.now();
     const edge = this.#edge();
     if (edge !== null) this.#video.currentTime = Math.max(edge.start, edge.end - this.#margin);
     this.#lows = [];
@@ -332,6 +335,7 @@ export class LivePlayer extends EventTarget {
 
   #newSource(mime, codecs, shape, init) {
     this.#dropSource();
+    this.#movedAt = performance.now();
     this.#lows = [];
     this.#arrivals = new Arrivals();
     const source = new Source(this.#video, mime, codecs, shape, (problem) => {
@@ -401,6 +405,10 @@ export class LivePlayer extends EventTarget {
       this.#reconnect();
       return;
     }
+    if (video.currentTime !== this.#movedTo) {
+      this.#movedTo = video.currentTime;
+      this.#movedAt = now;
+    }
     const edge = this.#edge();
     if (edge && video.currentTime < edge.end - 0.01 && !video.paused && video.readyState >= 3) {
       this.#failures = 0;
@@ -420,13 +428,17 @@ export class LivePlayer extends EventTarget {
     const video = this.#video;
     const ahead = edge.end - video.currentTime;
     const young = now - this.#source.began < SETTLE_MS;
+    // A browser that ran dry waits for more than it had asked for before, and again for more each time; before a hole it
+    // would wait for ever. Chromium forgets of it when it is told to seek.
+    const stands = now - this.#movedAt;
     if (video.currentTime < edge.start - 0.001) {
       // At the start, or before a hole that a publisher left who went away and came back: what is before it is played first.
-      if (this.#leftBefore(video.currentTime) > 0.1) return;
-      if (ahead > this.#margin || now - this.#source.began > SETTLE_MS) this.toLive();
+      if (this.#leftBefore(video.currentTime) > 0.1 && stands < STANDS_MS) return;
+      if (edge.end - edge.start > this.#margin || stands > STUCK_MS) this.toLive();
       return;
     }
-    if (ahead > JUMP_S + this.#margin || (young && ahead > JUMP_YOUNG_S + this.#margin)) {
+    const isStuck = stands > STANDS_MS && ahead > this.#margin + STANDS_MS / 1000;
+    if (isStuck || ahead > (young ? JUMP_YOUNG_S : JUMP_S) + this.#margin) {
       this.toLive();
       return;
     }
@@ -686,6 +698,9 @@ const JUMP_S = 3;
 /** Shortly after the start nobody minds a jump, and it is then that a whole GOP comes at once. */
 const JUMP_YOUNG_S = 0.5;
 const UNSUPPORTED_RETRY_MS = 15_000;
+/** Standing still for so long with something to play is not waiting for the network. */
+const STANDS_MS = 500;
+const STUCK_MS = 2000;
 const SETTLE_MS = 2000;
 const LOWS_MS = 1000;
 /** From this many seconds too many on, this pace: at 1.1 speech still sounds natural. */
@@ -708,5 +723,5 @@ const PAST_MOST_S = 30;
 const PAST_LEAST_S = 10;
 const APPEND_BYTES = 1024 * 1024;
 const MAX_QUEUED_BYTES = 64 * 1024 * 1024;
-const ARRIVALS_MS = 15_000;
+const ARRIVALS_MS = 5000;
 const RATE_WINDOW_MS = 5000;
