@@ -211,7 +211,7 @@ flv() {
         config livemill "" "http { access_log off; server { listen 127.0.0.1:$http; location / { player on; } } }" >"$dir/livemill.conf"
         start livemill livemill "$rtmp"
         url=rtmp://127.0.0.1:$rtmp/live/bench
-        [ $row = rtmp ] || set -- "$1" "$2" --play-url "http://127.0.0.1:$http/live/bench.flv"
+        [ $row = rtmp ] || set -- "$1" "$2" --play "http://127.0.0.1:$http/live/bench.flv"
         json=$("${second[@]}" "$livemill" bench "$url" --players "$count" "${@:3}" --duration "$duration" --server-pid "$server_pid" --json)
         echo "flv-$count $row $pass $(field "$json" server_cpu_us_per_player_s) $(field "$json" video_latency_ms_p99) $(field "$json" frames_lost)/$(field "$json" players_cut_off) $(field "$json" server_rss_kib_per_connection)" >>"$dir/results"
         stop

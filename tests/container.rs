@@ -34,7 +34,7 @@ fn every_instruction_is_known_and_the_last_stage_is_complete() {
             stage
         });
     assert_eq!(last_stage["USER"], "10001:10001", "a number, and not root");
-    assert_eq!(last_stage["EXPOSE"], "1935");
+    assert_eq!(last_stage["EXPOSE"], "1935 8080");
     assert_eq!(last_stage["CMD"], r#"["start"]"#);
     assert!(last_stage["HEALTHCHECK"].ends_with(r#"CMD ["start", "health"]"#));
     assert!(last_stage["FROM"].ends_with("-slim"), "a small base");

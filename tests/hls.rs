@@ -207,6 +207,17 @@ fn ts_segments_are_served_where_the_configuration_says_so() {
 }
 
 #[test]
+fn without_parts_a_playlist_is_as_plain_as_players_of_old_want_it() {
+    let server = with_http("hls_part 0;");
+    let port = server.other_port(1);
+    let _publishing = publish(Fixture::H264Aac, &server.url("live/a"));
+    index(&server, "a");
+    let list = Playlist::get(port, "/live/a/video.m3u8");
+    assert!(list.parts.is_empty() && list.hint.is_none() && !list.text.contains("PART"), "{}", list.text);
+    play(&format!("http://127.0.0.1:{port}/live/a/index.m3u8"));
+}
+
+#[test]
 fn an_output_that_nobody_asks_for_ends_and_comes_back_above_where_it_was() {
     let server = with_http("http_idle 1s;");
     let port = server.other_port(1);

@@ -25,6 +25,7 @@ use super::{
     port::Port,
     support::{
         census::{Crowded, Presence, Publishing},
+        counters::StreamCounters,
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
         link::{ExitReason, Link},
         outbox::Progress,
@@ -109,6 +110,7 @@ struct PublisherRole {
     msid: u32,
     key: StreamKey,
     stream: Addr<LiveStream>,
+    counters: Arc<StreamCounters>,
     /// What waits for a video frame to ride with.
     gather: Gather<Incoming>,
     /// A timer for what waits is under way.
@@ -446,6 +448,7 @@ impl Connection {
         match std::mem::replace(&mut self.role, Role::None) {
             Role::Publisher(mut role) => {
                 info!(connection = self.id, client = self.client(), stream = %role.key, "publish ended");
+                self.record.note_codecs(role.counters.about().codec_names());
                 // Commands are small: they are listened for again.
                 self.output.borrow_mut().socket().wake_at(1);
                 // Once for each publish, and neither may get lost.
@@ -454,6 +457,7 @@ impl Connection {
                 role.stream.do_send(EndPublish { session: self.id });
             }
             Role::Player(role) => {
+                self.record.note_codecs(role.ticket.counters().about().codec_names());
                 let mut output = self.output.borrow_mut();
                 let drops = output.drops();
                 info!(

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,7 @@ pub struct House {
     /// The applications of each server, by its index.
     floors: Vec<Floor>,
     started: Instant,
+    connections: AtomicU64,
     tls_handshakes: AtomicU32,
     max_tls_handshakes: u32,
 }
@@ -65,6 +66,7 @@ impl House {
             limits,
             floors,
             started: Instant::now(),
+            connections: AtomicU64::new(0),
             tls_handshakes: AtomicU32::new(0),
             max_tls_handshakes,
         }
@@ -73,6 +75,11 @@ impl House {
     /// Time since the server started.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The number of a new connection, of either protocol: the `*1` of the logs.
+    pub fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The application of this name, as the running server has it.

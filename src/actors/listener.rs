@@ -36,7 +36,6 @@ pub struct Listener {
     accepting: Vec<SpawnHandle>,
     arbiters: Vec<ArbiterHandle>,
     next_arbiter: usize,
-    next_id: u64,
     connections: HashMap<u64, Addr<Connection>>,
     /// How many connections there are, for whoever waits for the last one.
     count: watch::Sender<usize>,
@@ -84,7 +83,6 @@ impl Listener {
             accepting: Vec::new(),
             arbiters,
             next_arbiter: 0,
-            next_id: 1,
             connections: HashMap::new(),
             count,
             refused: 0,
@@ -108,8 +106,7 @@ impl Listener {
             warn!(client = ?peer, %error, "a new connection was gone before it was served");
             return;
         }
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.house.next_connection();
         let arrival = Arrival {
             id,
             socket,

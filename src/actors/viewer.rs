@@ -16,7 +16,7 @@ use super::{
     source::Source,
     support::{
         body::{Body, BrokenOff, Form, SharedBody},
-        counters::Protocol,
+        counters::{Protocol, StreamCounters},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
         hang_up::HangUp,
         viewers::{Entered, Entry},
@@ -31,6 +31,7 @@ pub struct Viewer {
     protocol: Protocol,
     opened: Duration,
     body: SharedBody,
+    counters: Arc<StreamCounters>,
     /// Dropped once nothing more is to come.
     ticket: Option<Ticket>,
     deadlines: Deadlines,
@@ -96,6 +97,7 @@ impl Viewer {
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
+                counters: Arc::clone(&source.counters),
                 ticket: Some(audience::join(&source, seat)),
                 deadlines: Deadlines::new(Duration::ZERO),
                 // There is no ping in an answer; whoever is gone without a word is found out by its kernel.
@@ -206,6 +208,7 @@ impl Actor for Viewer {
             "play ended"
         );
         let record = &mut self.record;
+        record.note_codecs(self.counters.about().codec_names());
         record.protocol = self.protocol.name();
         record.played = true;
         record.bytes_sent = sent;

@@ -88,7 +88,7 @@ pub fn start(site: &Arc<Site>, bound: Vec<(HttpPort, BoundSocket)>, arbiters: &[
         })
         .collect();
     let mut running = Running { ports: Vec::new(), accepting: Vec::new(), phase, open: count };
-    let door = Rc::new(Door { site: Arc::clone(site), workers, next_id: Cell::new(1), refused: Cell::new(0), open });
+    let door = Rc::new(Door { site: Arc::clone(site), workers, refused: Cell::new(0), open });
     for (at, (port, socket)) in bound.into_iter().enumerate() {
         let port = Arc::new(port);
         running.ports.push(Arc::clone(&port));
@@ -156,7 +156,6 @@ impl Running {
 struct Door {
     site: Arc<Site>,
     workers: Vec<mpsc::Sender<Arrival>>,
-    next_id: Cell<u64>,
     refused: Cell<u64>,
     open: watch::Sender<usize>,
 }
@@ -187,8 +186,7 @@ impl Door {
             debug!(client = ?accepted.peer, %error, "a new connection was gone before it was served");
             return;
         }
-        let id = self.next_id.get();
-        self.next_id.set(id.wrapping_add(1));
+        let id = house.next_connection();
         let open = Open::new(&self.open);
         let arrival = Arrival { id, accepted, port: Arc::clone(port), presence, open };
         let worker = usize::try_from(id).unwrap_or_default().checked_rem(self.workers.len());
@@ -235,6 +233,7 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
         .client_disconnect_timeout(LAST_WORDS)
         // Whoever closes its side has left: a viewer who waits for a publisher would never be missed otherwise.
         .h1_allow_half_closed(false)
+        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         .graceful_shutdown_signal(move || {
             let mut phase = ending.clone();
             async move {
@@ -327,6 +326,9 @@ const MAX_ARRIVALS: usize = 256;
 
 /// Data that nobody acknowledges for this long ends a connection: the peer is gone without a word.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An answer is asked for more while less than this waits to be written: it is in memory for each viewer.
+const WRITE_BUFFER_BYTES: usize = 8 * 1024;
 
 /// How long a closing connection waits for its peer to read the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -67,8 +67,8 @@ pub struct SessionRecord {
     pub audio_codecs: u32,
     pub video_codecs: u32,
     /// What was published or played, as `media` names it; empty where nothing was.
-    pub audio_codec: String,
-    pub video_codec: String,
+    pub audio_codec: &'static str,
+    pub video_codec: &'static str,
     pub published: bool,
     pub played: bool,
     pub bytes_received: u64,
@@ -370,7 +370,7 @@ impl Variable {
             Self::App => push_text_of_peer(line, &record.app),
             Self::Argument(name) => push_argument(line, &record.args, name),
             Self::Args => push_text_of_peer(line, &record.args),
-            Self::AudioCodec => push_text_of_peer(line, &record.audio_codec),
+            Self::AudioCodec => push_text_of_peer(line, record.audio_codec),
             Self::AudioCodecs => push(line, record.audio_codecs),
             Self::BinaryRemoteAddr => match record.remote.map(|remote| remote.ip().to_canonical()) {
                 Some(IpAddr::V4(ip)) => push_bytes_escaped(line, &ip.octets()),
@@ -431,7 +431,7 @@ impl Variable {
             Self::Unknown => line.push_str(ABSENT),
             Self::Uri => push_uri(line, record),
             Self::Version => line.push_str(env!("CARGO_PKG_VERSION")),
-            Self::VideoCodec => push_text_of_peer(line, &record.video_codec),
+            Self::VideoCodec => push_text_of_peer(line, record.video_codec),
             Self::VideoCodecs => push(line, record.video_codecs),
             // All cores belong to one process.
             Self::Worker => line.push('0'),
@@ -440,6 +440,16 @@ impl Variable {
 }
 
 impl SessionRecord {
+    /// What was published or played: the names of audio and video; what is not known any more changes nothing.
+    pub fn note_codecs(&mut self, (audio, video): (&'static str, &'static str)) {
+        if !audio.is_empty() {
+            self.audio_codec = audio;
+        }
+        if !video.is_empty() {
+            self.video_codec = video;
+        }
+    }
+
     fn stage(&self) -> &'static str {
         let got = &self.milestones;
         match (self.published, self.played) {

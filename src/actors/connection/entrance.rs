@@ -269,6 +269,7 @@ impl Connection {
             msid,
             key,
             stream: opened.stream,
+            counters: opened.counters,
             gather: Gather::new(venue.gather),
             timer_is_set: false,
             wakeup: Wakeup::new(if waits { venue.gather.audio_hold } else { Duration::ZERO }),

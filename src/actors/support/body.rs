@@ -28,6 +28,8 @@ pub struct Body {
     /// The answer waits for something to come.
     waker: Option<Waker>,
     end: Option<End>,
+    /// Taken from the queue, and not handed out yet.
+    rest: Bytes,
     taken: u64,
 }
 
@@ -77,7 +79,7 @@ impl Body {
             queue.want_audio(flv.tags.wants.audio);
             queue.want_video(flv.tags.wants.video);
         }
-        Self { queue, form, waker: None, end: None, taken: 0 }
+        Self { queue, form, waker: None, end: None, rest: Bytes::new(), taken: 0 }
     }
 
     /// A publisher is there: the packets that come first.
@@ -128,9 +130,13 @@ impl Body {
         if self.end == Some(End::BrokenOff) {
             return Poll::Ready(Some(Err(BrokenOff)));
         }
-        if let Some(bytes) = self.take() {
-            self.taken += bytes.len() as u64;
-            return Poll::Ready(Some(Ok(bytes)));
+        if self.rest.is_empty() {
+            self.rest = self.take().unwrap_or_default();
+        }
+        if !self.rest.is_empty() {
+            let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+            self.taken += piece.len() as u64;
+            return Poll::Ready(Some(Ok(piece)));
         }
         if self.end.is_some() {
             return Poll::Ready(None);
@@ -230,7 +236,11 @@ impl Body {
     }
 }
 
-/// One write is worth about this much; what waits beyond it can still be dropped.
+/// The answer is handed out in pieces of this size, whatever the size of a frame: actix-http copies each into a buffer of the
+/// connection, and keeps that buffer at the size it once had. (Measured: 75 KiB a viewer without this.)
+const PIECE_BYTES: usize = 7 * 1024;
+
+/// So much is taken from the queue at a time; what waits beyond it can still be dropped.
 const WRITE_BYTES: usize = 32 * 1024;
 
 /// Room for what tags add to the packets that wait.

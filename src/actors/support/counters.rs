@@ -66,6 +66,15 @@ impl StreamCounters {
     }
 }
 
+impl About {
+    /// The names of the codecs, audio and video; empty where there is none.
+    pub fn codec_names(&self) -> (&'static str, &'static str) {
+        let audio = self.audio.as_ref().map_or("", |(codec, _)| codec.name());
+        let video = self.video.as_ref().map_or("", |(codec, _)| codec.name());
+        (audio, video)
+    }
+}
+
 /// How somebody watches a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use dashmap::{DashMap, mapref::entry::Entry};
+use dashmap::DashMap;
 
 use super::segment_store::SegmentStore;
 use crate::media::key::StreamKey;
 
 /// All stores of the process. A clone is another handle on the same table; no guard leaves this file.
 #[derive(Clone, Default)]
-pub struct Shelf(Arc<DashMap<(StreamKey, Format), Arc<SegmentStore>>>);
+pub struct Shelf(Arc<DashMap<StreamKey, Stores>>);
 
 /// What the segments of an output are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +18,13 @@ pub enum Format {
     Cmaf,
     /// MPEG-TS, for HLS.
     Ts,
+}
+
+/// Those of one stream.
+#[derive(Default)]
+struct Stores {
+    cmaf: Option<Arc<SegmentStore>>,
+    ts: Option<Arc<SegmentStore>>,
 }
 
 /// A store that is on the shelf until this is dropped. Whoever waits for something in it is answered then.
@@ -30,8 +37,7 @@ pub struct Shelved {
 
 impl Shelf {
     pub fn find(&self, key: &StreamKey, format: Format) -> Option<Arc<SegmentStore>> {
-        let store = self.0.get(&(key.clone(), format)).map(|entry| Arc::clone(&entry));
-        store.filter(|store| store.is_open())
+        self.0.get(key).and_then(|stores| stores.open(format))
     }
 
     /// Puts a store on the shelf, unless there is one: then that is given back, and nothing is to be started.
@@ -41,23 +47,39 @@ impl Shelf {
         format: Format,
         make: impl FnOnce() -> SegmentStore,
     ) -> Result<Shelved, Arc<SegmentStore>> {
-        let entry = self.0.entry((key.clone(), format));
-        if let Entry::Occupied(known) = &entry
-            && known.get().is_open()
-        {
-            return Err(Arc::clone(known.get()));
+        let mut stores = self.0.entry(key.clone()).or_default();
+        if let Some(known) = stores.open(format) {
+            return Err(known);
         }
         let store = Arc::new(make());
-        entry.insert(Arc::clone(&store));
+        *stores.place(format) = Some(Arc::clone(&store));
         Ok(Shelved { shelf: self.clone(), key: key.clone(), format, store })
     }
 
+    /// Streams that have something here.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Stores {
+    fn open(&self, format: Format) -> Option<Arc<SegmentStore>> {
+        let store = match format {
+            Format::Cmaf => &self.cmaf,
+            Format::Ts => &self.ts,
+        };
+        store.as_ref().filter(|store| store.is_open()).map(Arc::clone)
+    }
+
+    fn place(&mut self, format: Format) -> &mut Option<Arc<SegmentStore>> {
+        match format {
+            Format::Cmaf => &mut self.cmaf,
+            Format::Ts => &mut self.ts,
+        }
     }
 }
 
@@ -70,8 +92,11 @@ impl Shelved {
 impl Drop for Shelved {
     fn drop(&mut self) {
         self.store.close();
-        // A newer one of the same name stays.
-        self.shelf.0.remove_if(&(self.key.clone(), self.format), |_, known| Arc::ptr_eq(known, &self.store));
+        self.shelf.0.remove_if_mut(&self.key, |_, stores| {
+            // A newer one of the same name stays.
+            stores.place(self.format).take_if(|known| Arc::ptr_eq(known, &self.store));
+            stores.cmaf.is_none() && stores.ts.is_none()
+        });
     }
 }
 

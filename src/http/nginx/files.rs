@@ -24,6 +24,8 @@ pub struct Found {
     pub len: u64,
     /// Seconds since 1970; a file from before counts from there.
     pub modified: i64,
+    /// All of it, where it is small and somebody is going to send it: one way to another thread is enough then.
+    whole: Option<Bytes>,
 }
 
 /// What is at a path.
@@ -40,13 +42,22 @@ pub enum Look {
 
 /// Looks what is at `path`, which must be below `root` unless links may lead out of it.
 pub async fn look(root: PathBuf, path: PathBuf, follows_links: bool) -> Look {
-    spawn_blocking(move || look_now(&root, &path, follows_links))
+    look_and(root, path, follows_links, false).await
+}
+
+/// The same for a file that is going to be sent.
+pub async fn fetch(root: PathBuf, path: PathBuf, follows_links: bool) -> Look {
+    look_and(root, path, follows_links, true).await
+}
+
+async fn look_and(root: PathBuf, path: PathBuf, follows_links: bool, reads: bool) -> Look {
+    spawn_blocking(move || look_now(&root, &path, follows_links, reads))
         .await
         .unwrap_or_else(|error| Look::Nothing { status: 500, error: io::Error::other(error) })
 }
 
-fn look_now(root: &Path, path: &Path, follows_links: bool) -> Look {
-    match open(root, path, follows_links) {
+fn look_now(root: &Path, path: &Path, follows_links: bool, reads: bool) -> Look {
+    match open(root, path, follows_links, reads) {
         Ok(look) => look,
         Err(error) => {
             let code = error.raw_os_error().map(Errno::from_raw);
@@ -61,7 +72,7 @@ fn look_now(root: &Path, path: &Path, follows_links: bool) -> Look {
     }
 }
 
-fn open(root: &Path, path: &Path, follows_links: bool) -> io::Result<Look> {
+fn open(root: &Path, path: &Path, follows_links: bool, reads: bool) -> io::Result<Look> {
     // Asked before it is opened: to open a device can mean something to it, and a named pipe would wait.
     let metadata = fs::metadata(path)?;
     if metadata.is_dir() {
@@ -73,7 +84,7 @@ fn open(root: &Path, path: &Path, follows_links: bool) -> io::Result<Look> {
         return Err(nothing());
     }
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     // Asked again of what was opened, so that nothing can be put in its place in between.
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -83,7 +94,19 @@ fn open(root: &Path, path: &Path, follows_links: bool) -> io::Result<Look> {
         return Err(io::Error::from(Errno::ELOOP));
     }
     let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(Look::File(Found { file, len: metadata.len(), modified: i64::try_from(modified).unwrap_or_default() }))
+    let mut found_len = metadata.len();
+    let mut whole = None;
+    if reads && found_len <= SMALL {
+        let mut bytes = Vec::with_capacity(usize::try_from(found_len).unwrap_or_default());
+        (&mut file).take(SMALL + 1).read_to_end(&mut bytes)?;
+        // A file that somebody writes in place is as long as what was read of it, so that no answer breaks off.
+        if bytes.len() as u64 <= SMALL {
+            found_len = bytes.len() as u64;
+            whole = Some(Bytes::from(bytes));
+        }
+    }
+    let modified = i64::try_from(modified).unwrap_or_default();
+    Ok(Look::File(Found { file, len: found_len, modified, whole }))
 }
 
 /// Whether something is below a folder, with all links followed.
@@ -150,6 +173,9 @@ impl Piece {
 /// An answer's body out of pieces of a file; `gzip` compresses it on the way, at this level.
 pub fn body(found: Found, pieces: Vec<Piece>, gzip: Option<u32>) -> BoxBody {
     let size = pieces.iter().map(Piece::len).sum();
+    if let (Some(whole), None) = (&found.whole, gzip) {
+        return BoxBody::new(joined(whole, &pieces));
+    }
     let encoder = gzip.map(|level| GzEncoder::new(Vec::new(), Compression::new(level)));
     let reading = Reading { file: found.file, pieces: pieces.into(), encoder, is_done: false };
     let blocks = stream::try_unfold(reading, |mut reading| async move {
@@ -167,6 +193,28 @@ pub fn body(found: Found, pieces: Vec<Piece>, gzip: Option<u32>) -> BoxBody {
     match size {
         0 => BoxBody::new(()),
         size => BoxBody::new(SizedStream::new(size, Box::pin(blocks))),
+    }
+}
+
+/// The pieces of a file that is in memory.
+fn joined(whole: &Bytes, pieces: &[Piece]) -> Bytes {
+    let part = |piece: &Piece| match piece {
+        Piece::Text(text) => text.clone(),
+        Piece::File(range) => {
+            let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+            whole.slice(at(range.start)..at(range.end))
+        }
+    };
+    match pieces {
+        [one] => part(one),
+        several => several
+            .iter()
+            .map(part)
+            .fold(Vec::new(), |mut out, part| {
+                out.extend_from_slice(&part);
+                out
+            })
+            .into(),
     }
 }
 
@@ -231,6 +279,9 @@ impl Reading {
         }
     }
 }
+
+/// Playlists, pages, scripts: what is asked for often. Segments come in blocks.
+const SMALL: u64 = 64 << 10;
 
 /// Large enough that the way to another thread and back does not count.
 const BLOCK: u64 = 256 << 10;
@@ -298,6 +349,11 @@ mod tests {
         assert_eq!(text(found, pieces).await, b"<23|9");
         let found = find().await;
         fs::write(&path, "01").unwrap();
+        let small = match fetch(folder.path().to_owned(), path.clone(), false).await {
+            Look::File(found) => found,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(small, vec![Piece::Text("<".into()), Piece::File(1..2)]).await, b"<1");
         let shorter = actix_web::body::to_bytes(body(found, vec![Piece::File(0..10)], None)).await;
         assert!(shorter.is_err(), "a file that became shorter ends in an error");
     }

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     config::{
         Action,
-        http::{ErrorPage, Handler, LastTry, Location, Precompressed, Return},
+        http::{ErrorPage, Handler, LastTry, Location, Pattern, Precompressed, Return},
     },
     protocol::flv::stream::Tracks,
 };
@@ -201,7 +201,10 @@ impl Course<'_> {
                     if !is_named {
                         self.visit.locate();
                     }
-                    self.step(is_internal).await
+                    match self.folder_of_player() {
+                        Some(folder) => Step::Status(301, Some(folder)),
+                        None => self.step(is_internal).await,
+                    }
                 }
             };
             is_named = false;
@@ -253,6 +256,16 @@ impl Course<'_> {
         }
         warn!(uri = %self.visit.uri, "rewrite or internal redirection cycle");
         (Answer::page(self.visit, 500, None), None)
+    }
+
+    /// `/tv` where `/tv/` is the player: as nginx sends on to what it passes on.
+    fn folder_of_player(&self) -> Option<String> {
+        let folder = format!("{}/", self.visit.uri);
+        let is_it = |location: &Arc<Location>| {
+            location.handler == Handler::Player
+                && matches!(&location.pattern, Pattern::Prefix { text, .. } if *text == folder)
+        };
+        self.visit.server.outermost.locations.iter().any(is_it).then(|| uri::escape(&folder))
     }
 
     /// What the location that was found makes of the request.
@@ -357,7 +370,12 @@ impl Course<'_> {
         if let Some(answer) = self.precompressed(&uri, is_read).await {
             return Step::Answer(answer);
         }
-        match self.look(&uri).await {
+        let (root, path) = (PathBuf::from(self.visit.root()), PathBuf::from(self.visit.path_of(&uri)));
+        let look = match is_read {
+            true => files::fetch(root, path, self.visit.location.settings.follows_links).await,
+            false => files::look(root, path, self.visit.location.settings.follows_links).await,
+        };
+        match look {
             Look::Folder => {
                 let mut target = format!("{}/", uri::escape(&uri));
                 if !self.visit.args.is_empty() {
@@ -468,7 +486,6 @@ impl Course<'_> {
     }
 
     async fn watch(&mut self, location: &Location) -> Step {
-        use crate::config::http::Pattern;
         let path = uri::escape(&self.visit.uri);
         let matched = match &location.pattern {
             Pattern::Prefix { text, .. } => uri::escape(text).trim_end_matches('/').len(),

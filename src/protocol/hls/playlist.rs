@@ -157,9 +157,15 @@ impl Window {
         (2 * self.target_us() / part_us + PARTS_AHEAD).max(listed.unwrap_or(0) + PARTS_AHEAD)
     }
 
+    /// Delta updates are for low latency, where a list is fetched several times a second. Without parts they save little, and
+    /// video.js 8.24 (VHS) stops for good: to it a longer list that leaves out as much as it has gained is the list it knows.
+    fn offers_deltas(&self) -> bool {
+        self.rules.blocking && self.rules.part_target_ms.is_some()
+    }
+
     /// How many segments a delta update leaves out: those that lie behind the skip boundary altogether.
     fn skippable(&self) -> usize {
-        if self.ended || !self.rules.blocking {
+        if self.ended || !self.offers_deltas() {
             return 0;
         }
         let open_us = self.open.as_ref().filter(|open| !open.parts.is_empty()).map_or(0, |open| open.duration_us);
@@ -220,7 +226,10 @@ impl Window {
                 // rfc8216bis 4.4.3.8: twice the part target at least, three times it should be.
                 let _ = write!(out, ",PART-HOLD-BACK={}", millis(u64::from(ms) * 3));
             }
-            let _ = writeln!(out, ",CAN-SKIP-UNTIL={}.0", SKIP_TARGETS * u64::from(self.target_s));
+            if self.offers_deltas() {
+                let _ = write!(out, ",CAN-SKIP-UNTIL={}.0", SKIP_TARGETS * u64::from(self.target_s));
+            }
+            out.push('\n');
         }
         if let Some(ms) = self.rules.part_target_ms {
             let _ = writeln!(out, "#EXT-X-PART-INF:PART-TARGET={}", millis(u64::from(ms)));
@@ -524,6 +533,17 @@ mod tests {
         assert!(delta.contains("#EXT-X-MEDIA-SEQUENCE:0\n"));
         window.end();
         assert!(!text(&mut window, true).contains("SKIP:"));
+    }
+
+    #[test]
+    fn without_parts_nothing_is_left_out() {
+        let mut window = Window::new(WindowRules { length_ms: 60_000, ..WindowRules::new(Container::Ts, "s", 2) });
+        for _ in 0..10 {
+            window.push_segment(part(&mut 0, 2000, true));
+        }
+        let list = text(&mut window, true);
+        assert!(list.contains("#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES\n") && !list.contains("SKIP"), "{list}");
+        assert_eq!(list.matches("#EXTINF").count(), 10);
     }
 
     #[test]
