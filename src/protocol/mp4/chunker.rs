@@ -1198,6 +1198,40 @@ mod tests {
     }
 
     #[test]
+    fn a_publisher_who_comes_back_without_sound_leaves_gaps() {
+        let mut chunker = Chunker::new(RULES);
+        let mut out = run(&mut chunker, both(0, 4000, 25, 25));
+        out.extend(chunker.end());
+        out.extend(run(&mut chunker, vec![video_config()]));
+        out.extend(run(&mut chunker, stream(7000, 15_000, 25, 25, (true, false))));
+        out.extend(chunker.end());
+        let (video, audio) = same_segments(&out);
+        assert_eq!(video.len(), 6);
+        assert!(audio[2..].iter().all(|segment| segment.parts_ms.is_empty()), "{audio:?}");
+    }
+
+    #[test]
+    fn audio_that_stops_within_a_segment_lasts_to_its_end() {
+        let mut inputs = both(0, 5300, 25, 50);
+        inputs.extend(stream(5320, 20_000, 25, 50, (true, false)));
+        let (video, audio) = same_segments(&chunks(RULES, inputs));
+        let end = |segment: &Segment| segment.start_ms + segment.ms();
+        assert!((end(&audio[2]) - end(&video[2])).abs() < 1.0, "{audio:?}");
+    }
+
+    #[test]
+    fn audio_that_comes_back_after_gaps_begins_with_its_segment() {
+        let mut inputs = both(0, 4000, 25, 50);
+        inputs.extend(stream(4000, 11_000, 25, 50, (true, false)));
+        inputs.extend(stream(11_000, 16_000, 25, 50, (true, true)));
+        let (_, audio) = same_segments(&chunks(RULES, inputs));
+        let first = audio.iter().skip(2).find(|segment| !segment.parts_ms.is_empty()).unwrap();
+        let before = audio.iter().find(|segment| segment.number + 1 == first.number).unwrap();
+        // A segment is said to begin where its first part does, and a gap where it ends.
+        assert!((first.start_ms - before.start_ms).abs() < 1.0, "{audio:?}");
+    }
+
+    #[test]
     fn audio_five_seconds_ahead_or_behind_is_cut_at_the_same_times() {
         for offset in [-5000, 5000] {
             // As they arrive: one medium's frames are beside the other's of five seconds before.
