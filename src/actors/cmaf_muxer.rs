@@ -335,10 +335,10 @@ impl MemorySink {
 }
 
 impl Tail {
-    /// How long it is from here to there; none where that is nothing.
+    /// How long it is from here to there: never nothing, so that both renditions have the same numbers. None before the first part.
     fn until(&self, end_ms: i64) -> Option<u64> {
         let end = u64::try_from(i128::from(end_ms) * i128::from(self.timescale) / 1000).ok()?;
-        end.checked_sub(self.end).filter(|duration| *duration > 0)
+        (self.timescale > 0).then(|| end.saturating_sub(self.end).max(1))
     }
 }
 

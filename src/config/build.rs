@@ -1434,6 +1434,9 @@ mod tests {
                 format!("rtmp {{ {name} {args}; server {{ application a {{ }} }} }}"),
                 format!("rtmp {{ server {{ {name} {args}; application a {{ }} }} }}"),
                 format!("rtmp {{ server {{ application a {{ {name} {args}; }} }} }}"),
+                format!("http {{ {name} {args}; server {{ location / {{ }} }} }}"),
+                format!("http {{ server {{ {name} {args}; location / {{ }} }} }}"),
+                format!("http {{ server {{ location / {{ {name} {args}; }} location {args} {{ }} }} }}"),
             ] {
                 let _ = Config::parse("x", text.as_bytes());
             }

@@ -7,7 +7,7 @@
 //! - [`address`]: media addresses, `/APP/NAME.flv` and so on.
 //! - [`hls`]: playlists, manifests and segments.
 //! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
-//! - [`page`]: what is live, and a player of our own.
+//! - [`mod@page`]: what is live, and a player of our own.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
 //! request of a start without a configuration, comes to [`watch`] from there.

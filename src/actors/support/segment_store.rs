@@ -250,6 +250,7 @@ impl Held {
             .renditions
             .iter()
             .zip(&uris)
+            .filter(|(held, _)| !held.window.is_silent())
             .map(|(held, uri): (_, &String)| playlist::Rendition { uri, window: &held.window });
         let (Some(first), audio) = (all.next(), all.next()) else { return Look::Wait(None) };
         match playlist::multivariant(&[first], audio) {
@@ -267,7 +268,7 @@ impl Held {
         }
         let Some(window) = self.window(name) else { return Look::Not(NotServed::NotFound) };
         // A list without anything in it is an error to most players: before the first segment everybody waits.
-        if !window.is_ready() && query.number.is_none() {
+        if !window.is_ready() && !window.is_silent() && query.number.is_none() {
             return if window.is_ended() { Look::Not(NotServed::NotFound) } else { Look::Wait(None) };
         }
         match window.answer(query, encoding, waited) {
@@ -282,6 +283,7 @@ impl Held {
         let tracks: Vec<_> = self
             .renditions
             .iter()
+            .filter(|held| !held.window.is_silent())
             .map(|held| Track {
                 kind: if held.name == AUDIO { Kind::Audio } else { Kind::Video },
                 window: &held.window,
@@ -392,6 +394,37 @@ mod tests {
                 }
             }
         });
+    }
+
+    #[tokio::test]
+    async fn a_rendition_that_has_gone_quiet_is_shown_to_those_who_have_it_only() {
+        let store = store(10);
+        fill(&store);
+        (0..10).for_each(|number| part(&store, number));
+        let of_both = text(&store, &Wanted::Index { token: None }).await.unwrap();
+        for number in 1..10_u64 {
+            store.update(|held| {
+                for rendition in &mut held.renditions {
+                    let media = Part {
+                        bytes: Bytes::from_static(b"media"),
+                        start: number * 2000,
+                        duration: 2000,
+                        timescale: 1000,
+                        independent: true,
+                        date_ms: 2000 * number as i64,
+                    };
+                    match rendition.name {
+                        "video" => rendition.window.push_segment(media),
+                        _ => rendition.window.push_gap(media),
+                    }
+                }
+            });
+        }
+        let index = text(&store, &Wanted::Index { token: None }).await.unwrap();
+        assert!(of_both.contains("audio.m3u8") && !index.contains("audio.m3u8") && index.contains("video.m3u8"));
+        assert!(!text(&store, &Wanted::Manifest).await.unwrap().contains("audio"));
+        let audio = Wanted::Playlist { name: "audio", query: Query::default() };
+        assert!(text(&store, &audio).await.unwrap().contains("#EXT-X-GAP"));
     }
 
     fn playlist(text: &str) -> Wanted<'static> {

@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(read(header, 10, usize::MAX), expected, "{header}");
         }
         assert_eq!(read("bytes=0-", 0, usize::MAX), Asked::Whole);
-        let many = format!("bytes={}", vec!["0-0"; 1000].join(","));
+        let many = format!("bytes={}", ["0-0"; 1000].join(","));
         assert_eq!(read(&many, 10_000, usize::MAX), Asked::Whole);
         assert_eq!(read("bytes=0-1", 10, 0), Asked::Whole);
     }

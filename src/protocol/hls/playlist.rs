@@ -121,7 +121,7 @@ impl Window {
         if self.ended {
             return Decision::Ready;
         }
-        let ready = if self.is_ready() { Decision::Ready } else { Decision::Wait };
+        let ready = if self.is_ready() || self.is_silent() { Decision::Ready } else { Decision::Wait };
         let Some(number) = query.number.filter(|_| self.rules.blocking) else { return ready };
         let parts_open = self.open.as_ref().map_or(0, |open| open.parts.len() as u64);
         let last = self.segments.back().map(|segment| segment.number);

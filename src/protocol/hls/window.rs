@@ -509,6 +509,12 @@ impl Window {
         self.segments.iter().any(|segment| !segment.gap)
     }
 
+    /// Nothing has come for as long as the list is, while other renditions had something. Whoever is there already is shown
+    /// the gaps; whoever comes now is better off without it.
+    pub fn is_silent(&self) -> bool {
+        !self.is_ready() && self.open.is_none() && self.segments.iter().any(|segment| !segment.before_start)
+    }
+
     pub fn is_ended(&self) -> bool {
         self.ended
     }

@@ -9,7 +9,7 @@ use super::format::Format;
 use super::fragment::{FragmentSample, Run, fragment};
 use super::init::{InitTrack, init};
 use super::source::{Beginning, Gate, MAX_BACK_MS, MAX_EARLY_MS, Tracks};
-use super::track::{Dresser, Timed, TrackClock};
+use super::track::{Dresser, MAX_DRIFT_MS, Timed, TrackClock};
 use crate::media::packet::Track;
 use crate::protocol::flv::sample::{MuxInput, Sample};
 
@@ -21,8 +21,8 @@ use crate::protocol::flv::sample::{MuxInput, Sample};
 /// video, audio leads. A rendition that has nothing for a while still ends its segments with the other, and such a
 /// segment has no parts: a gap.
 ///
-/// Within a rendition times have no holes, except where a gap or a [`Chunk::Discontinuity`] is, and where audio paused
-/// for seconds.
+/// Within a rendition times have no holes: where nothing comes the last sample is stretched to the end of its segment,
+/// and then there are gaps. Whatever would make a segment too long is a [`Chunk::Discontinuity`].
 #[derive(Debug)]
 pub struct Chunker {
     rules: ChunkRules,
@@ -200,7 +200,7 @@ impl Chunker {
             _ => self.audio_leads(),
         };
         if self.has_newcomer && may_begin() || is_known && !is_stalled && self.is_jump(&shifted) {
-            self.close_all();
+            self.start_over();
             return self.push_sample(sample, wall_ms);
         }
         // Audio from before the first picture has no segment to be in.
@@ -333,18 +333,14 @@ impl Chunker {
     /// Where audio leads, a segment may be longer than the target by `excess_ms`.
     fn take_one_audio(&mut self, sample: &Sample, excess_ms: u32) {
         let leads = self.audio_leads();
+        let dts_ms = self.end_pause(sample.dts_ms);
         let Some(lane) = &mut self.audio else {
             return;
         };
         let (fragment, longest) =
             (lane.ticks(self.rules.fragment_ms), lane.ticks(self.rules.max_segment_ms + excess_ms));
-        // The sample before a pause is stretched over it, unless its segment would become too long: then there is a hole.
-        let pause_ms = sample.dts_ms.saturating_sub(lane.clock.position_ms());
-        let length_ms = sample.dts_ms.saturating_sub(lane.segment_start_ms);
-        let is_too_long = pause_ms > i64::from(MAX_EXCESS_MS) && length_ms > i64::from(self.rules.max_segment_ms);
-        let flushed = if is_too_long { lane.clock.flush() } else { None };
-        let done = [flushed, lane.push(sample)];
-        for done in done.into_iter().flatten() {
+        let done = lane.push(&Sample { dts_ms, ..sample.clone() });
+        if let Some(done) = done {
             self.close_reached(Rendition::Audio, done.start);
             let end = done.start + u64::from(done.sample.duration);
             let has_samples = self.audio.as_ref().is_some_and(|lane| lane.has_samples);
@@ -367,6 +363,25 @@ impl Chunker {
         }
     }
 
+    /// Audio goes on at this time. A pause within a segment is left to the clock. Where a segment ended meanwhile it lasts
+    /// to its end, those after it are gaps, and what comes now begins with the one it is in: gives that time. So one
+    /// sample is early, in silence, and there is no hole.
+    fn end_pause(&mut self, next_ms: i64) -> i64 {
+        while let Some(lane) = &self.audio
+            && let Some(cut) = lane.cuts.front()
+            && cut.at_ms.saturating_add(MAX_DRIFT_MS) < next_ms
+            && lane.clock.has_pause(next_ms)
+        {
+            self.end_short_segment(Rendition::Audio);
+        }
+        match &self.audio {
+            Some(lane) if lane.clock.held_ms().is_none() && lane.segment_start_ms > self.start_ms => {
+                next_ms.min(lane.segment_start_ms)
+            }
+            _ => next_ms,
+        }
+    }
+
     /// One medium may be behind the other by as much as publishers are seen to be. When it is by more it has stopped.
     fn check_lag(&mut self) {
         let (Some(video), Some(audio)) = (&self.video, &self.audio) else {
@@ -379,16 +394,16 @@ impl Chunker {
         let newest_ms = self.ahead.back().map_or(i64::MIN, |sample| sample.dts_ms);
         let too_many = self.ahead.len() > MAX_AHEAD_SAMPLES;
         if !self.video_stalled && (newest_ms.saturating_sub(video_ms) > MAX_LAG_MS || too_many) {
+            // Audio that has jumped shows where the video will be.
+            if self.first_after_jump() < self.ahead.len() {
+                return self.start_over();
+            }
             self.stall_video();
         }
-        while let Some(lane) = &mut self.audio
+        while let Some(lane) = &self.audio
             && lane.cuts.front().is_some_and(|cut| video_ms.saturating_sub(cut.at_ms) > MAX_LAG_MS)
         {
-            // What it holds begins before that, or the segment would have ended.
-            if let Some(last) = lane.clock.flush() {
-                self.place(Rendition::Audio, last);
-            }
-            self.end_segment(Rendition::Audio);
+            self.end_short_segment(Rendition::Audio);
         }
     }
 
@@ -398,9 +413,6 @@ impl Chunker {
             return;
         }
         let start_ms = self.video.as_ref().map_or(0, |lane| lane.clock.ms(self.segment_start));
-        if let Some(last) = self.video.as_mut().and_then(|lane| lane.clock.flush()) {
-            self.place(Rendition::Video, last);
-        }
         self.segment_start = self.audio.as_ref().map_or(0, |lane| lane.clock.ticks(start_ms));
         self.video_stalled = true;
     }
@@ -434,10 +446,27 @@ impl Chunker {
         let is_stalled = rendition == Rendition::Video && self.video_stalled;
         while let Some(lane) = self.lane(rendition)
             && let Some(cut) = lane.cuts.front()
-            && (position >= lane.clock.ticks(cut.at_ms) || !lane.active || is_stalled)
         {
-            self.end_segment(rendition);
+            if position >= lane.clock.ticks(cut.at_ms) {
+                self.end_segment(rendition);
+            } else if !lane.active || is_stalled {
+                self.end_short_segment(rendition);
+            } else {
+                return;
+            }
         }
+    }
+
+    /// Ends a segment before whose end nothing more comes: the sample that waits lasts until then, if it belongs to it.
+    fn end_short_segment(&mut self, rendition: Rendition) {
+        let last = self.lane(rendition).and_then(|lane| {
+            let cut = lane.cuts.front()?;
+            lane.clock.flush_until(lane.clock.ticks(cut.at_ms))
+        });
+        if let Some(last) = last {
+            self.place(rendition, last);
+        }
+        self.end_segment(rendition);
     }
 
     fn end_segment(&mut self, rendition: Rendition) {
@@ -454,6 +483,9 @@ impl Chunker {
         lane.has_samples = false;
         lane.independent = cut.independent;
         lane.segment_start_ms = cut.at_ms;
+        if lane.clock.held_ms().is_none() {
+            lane.clock.skip_to(cut.at_ms);
+        }
         self.out.push(end);
     }
 
@@ -461,7 +493,10 @@ impl Chunker {
     fn place(&mut self, rendition: Rendition, timed: Timed) {
         let rules = self.rules;
         let Some(lane) = self.lane(rendition) else { return };
-        let is_full = rules.low_latency && lane.part_ticks + u64::from(timed.sample.duration) > lane.ticks(rules.part_ms)
+        let (target, duration) = (lane.ticks(rules.part_ms), u64::from(timed.sample.duration));
+        // What fits no part at all does not make the one before it short as well.
+        let may_close = duration <= target || lane.is_long_enough(target);
+        let is_full = rules.low_latency && may_close && lane.part_ticks + duration > target
             // Bounds against absurd rates, which no real part comes near.
             || lane.part_bytes + timed.sample.data.len() > MAX_PART_BYTES
             || lane.part.len() >= MAX_PART_SAMPLES;
@@ -487,8 +522,7 @@ impl Chunker {
         let part_ms = self.rules.part_ms;
         let Some(lane) = self.lane(rendition) else { return };
         let target = lane.ticks(part_ms);
-        let is_long_enough = lane.part_ticks * 100 >= target * MIN_PART_PERCENT;
-        if is_long_enough && lane.part_ticks + u64::from(lane.clock.expected()) > target {
+        if lane.is_long_enough(target) && lane.part_ticks + u64::from(lane.clock.expected()) > target {
             self.close_part(rendition);
         }
     }
@@ -530,33 +564,58 @@ impl Chunker {
         {
             self.stall_video();
         }
+        self.ahead.truncate(self.first_after_jump());
         for sample in std::mem::take(&mut self.ahead) {
             // What is just over is no reason for a segment that has hardly any video.
             self.take_one_audio(&sample, MAX_EXCESS_MS);
         }
         for rendition in [Rendition::Video, Rendition::Audio] {
+            let position = self.lane(rendition).map_or(0, |lane| lane.clock.position());
+            self.close_reached(rendition, position);
+            while self.lane(rendition).is_some_and(|lane| !lane.cuts.is_empty()) {
+                self.end_short_segment(rendition);
+            }
             let last = self.lane(rendition).and_then(|lane| lane.clock.flush());
             if let Some(last) = last {
-                self.close_reached(rendition, last.start);
                 self.place(rendition, last);
             }
         }
         let lanes = || [&self.video, &self.audio].into_iter().flatten();
         let has_samples = lanes().any(|lane| lane.has_samples);
-        let pending = lanes().map(|lane| lane.cuts.len()).max().unwrap_or(0);
         let end_ms = lanes().map(|lane| lane.clock.position_ms()).max().unwrap_or(0);
-        if has_samples || pending > 0 {
+        if has_samples {
             self.number += 1;
             for rendition in [Rendition::Video, Rendition::Audio] {
                 if let Some(lane) = self.lane(rendition) {
                     lane.cuts.push_back(Cut { at_ms: end_ms, independent: true });
                 }
-                while self.lane(rendition).is_some_and(|lane| !lane.cuts.is_empty()) {
-                    self.end_segment(rendition);
-                }
+                self.end_segment(rendition);
             }
         }
         self.gate = Some(Gate::default());
+    }
+
+    /// Ends everything that has begun, for what is coming does not continue it. Audio of that which is there already
+    /// waits at the gate.
+    fn start_over(&mut self) {
+        let coming = self.ahead.split_off(self.first_after_jump());
+        self.close_all();
+        let Some(gate) = &mut self.gate else { return };
+        for sample in coming {
+            let wall_ms = sample.dts_ms.saturating_add(self.wall_offset_ms);
+            let dts_ms = sample.dts_ms.saturating_sub(self.shift_ms);
+            gate.push(Sample { dts_ms, ..sample }, wall_ms, |_| false);
+        }
+    }
+
+    /// Where the audio that is ahead leaves the time of what was before; its length where it does not.
+    fn first_after_jump(&self) -> usize {
+        let mut before_ms = self.audio.as_ref().and_then(|lane| lane.clock.held_ms());
+        let is_jump = |sample: &Sample| {
+            let step_ms = before_ms.replace(sample.dts_ms).map_or(0, |before| sample.dts_ms.saturating_sub(before));
+            step_ms > i64::from(self.rules.max_segment_ms)
+        };
+        self.ahead.iter().position(is_jump).unwrap_or(self.ahead.len())
     }
 
     /// The time of the stream does not go on from where it was.
@@ -656,6 +715,11 @@ impl Lane {
 
     fn push(&mut self, sample: &Sample) -> Option<Timed> {
         self.clock.push(sample, self.dresser.dress(sample), self.dresser.ticks(sample))
+    }
+
+    /// The part, for a target of so many ticks.
+    fn is_long_enough(&self, target: u64) -> bool {
+        self.part_ticks * 100 >= target * MIN_PART_PERCENT
     }
 
     fn ticks(&self, ms: u32) -> u64 {
@@ -1131,6 +1195,40 @@ mod tests {
         assert!(video.iter().filter(|segment| segment.parts_ms.is_empty()).count() >= 2, "{video:?}");
         assert!(audio.iter().all(|segment| segment.ms() < 6100.0), "{audio:?}");
         assert_eq!(video.last().unwrap().discontinuities_before, 1);
+    }
+
+    #[test]
+    fn a_publisher_who_comes_back_without_sound_leaves_gaps() {
+        let mut chunker = Chunker::new(RULES);
+        let mut out = run(&mut chunker, both(0, 4000, 25, 25));
+        out.extend(chunker.end());
+        out.extend(run(&mut chunker, vec![video_config()]));
+        out.extend(run(&mut chunker, stream(7000, 15_000, 25, 25, (true, false))));
+        out.extend(chunker.end());
+        let (video, audio) = same_segments(&out);
+        assert_eq!(video.len(), 6);
+        assert!(audio[2..].iter().all(|segment| segment.parts_ms.is_empty()), "{audio:?}");
+    }
+
+    #[test]
+    fn audio_that_stops_within_a_segment_lasts_to_its_end() {
+        let mut inputs = both(0, 5300, 25, 50);
+        inputs.extend(stream(5320, 20_000, 25, 50, (true, false)));
+        let (video, audio) = same_segments(&chunks(RULES, inputs));
+        let end = |segment: &Segment| segment.start_ms + segment.ms();
+        assert!((end(&audio[2]) - end(&video[2])).abs() < 1.0, "{audio:?}");
+    }
+
+    #[test]
+    fn audio_that_comes_back_after_gaps_begins_with_its_segment() {
+        let mut inputs = both(0, 4000, 25, 50);
+        inputs.extend(stream(4000, 11_000, 25, 50, (true, false)));
+        inputs.extend(stream(11_000, 16_000, 25, 50, (true, true)));
+        let (_, audio) = same_segments(&chunks(RULES, inputs));
+        let first = audio.iter().skip(2).find(|segment| !segment.parts_ms.is_empty()).unwrap();
+        let before = audio.iter().find(|segment| segment.number + 1 == first.number).unwrap();
+        // A segment is said to begin where its first part does, and a gap where it ends.
+        assert!((first.start_ms - before.start_ms).abs() < 1.0, "{audio:?}");
     }
 
     #[test]

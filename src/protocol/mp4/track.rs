@@ -91,6 +91,18 @@ impl TrackClock {
         self.release(duration)
     }
 
+    /// As `flush`, where it is known that nothing comes before this time; none where the sample does not begin before it.
+    pub fn flush_until(&mut self, until: u64) -> Option<Timed> {
+        let left = until.checked_sub(self.at).filter(|left| *left > 0)?;
+        self.release(to_duration(left))
+    }
+
+    /// Whether there is nothing for a while before a sample of this time.
+    pub fn has_pause(&self, ms: i64) -> bool {
+        let expected = if self.held.is_some() { self.expected() } else { 0 };
+        self.ticks(ms) > self.at + u64::from(expected) + self.ticks(MAX_DRIFT_MS)
+    }
+
     /// The next sample begins at this time or later. For a clock that holds none: there is a hole then.
     pub fn skip_to(&mut self, ms: i64) {
         self.at = self.at.max(self.ticks(ms));
