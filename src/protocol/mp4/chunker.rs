@@ -333,6 +333,9 @@ impl Chunker {
     /// Where audio leads, a segment may be longer than the target by `excess_ms`.
     fn take_one_audio(&mut self, sample: &Sample, excess_ms: u32) {
         let leads = self.audio_leads();
+        if leads {
+            self.cut_before_first(sample.dts_ms);
+        }
         let dts_ms = self.end_pause(sample.dts_ms);
         let Some(lane) = &mut self.audio else {
             return;
@@ -363,6 +366,21 @@ impl Chunker {
         }
     }
 
+    /// Audio leads and has its first sample so late that segments end before it.
+    fn cut_before_first(&mut self, first_ms: i64) {
+        for _ in 0..MAX_EMPTY_SEGMENTS {
+            let Some(lane) = self.audio.as_ref().filter(|lane| !lane.has_samples && lane.clock.held_ms().is_none())
+            else {
+                return;
+            };
+            let end = self.segment_start + lane.ticks(self.rules.max_segment_ms);
+            if lane.clock.ticks(first_ms) <= end {
+                return;
+            }
+            self.cut(end, true);
+        }
+    }
+
     /// Audio goes on at this time. A pause within a segment is left to the clock. Where a segment ended meanwhile it lasts
     /// to its end, those after it are gaps, and what comes now begins with the one it is in: gives that time. So one
     /// sample is early, in silence, and there is no hole.
@@ -375,7 +393,11 @@ impl Chunker {
             self.end_short_segment(Rendition::Audio);
         }
         match &self.audio {
-            Some(lane) if lane.clock.held_ms().is_none() && lane.segment_start_ms > self.start_ms => {
+            Some(lane)
+                if lane.clock.held_ms().is_none()
+                    && lane.segment_start_ms > self.start_ms
+                    && next_ms.saturating_sub(lane.segment_start_ms) <= self.rules.max_segment_ms.into() =>
+            {
                 next_ms.min(lane.segment_start_ms)
             }
             _ => next_ms,
@@ -750,6 +772,8 @@ const MIN_PART_PERCENT: u64 = 85;
 const MAX_LAG_MS: i64 = 6000;
 /// Two minutes of AAC: by then the clock of the other medium stands still.
 const MAX_AHEAD_SAMPLES: usize = 6000;
+/// Nobody begins one medium later than that after the other: longer gaps are told of as far as they can be.
+const MAX_EMPTY_SEGMENTS: usize = 16;
 /// A segment that is longer than its target by less is still as long as it to a playlist, which rounds.
 const MAX_EXCESS_MS: u32 = 400;
 /// 40 s at 6 Mbit/s.
