@@ -121,7 +121,6 @@ fn a_jump_leaves_no_hole_in_either_rendition() {
     for (jump_ms, audio_first, ms) in [600, 1400, 2700, 5000, 10_000, 30_000].into_iter().flat_map(|jump_ms| {
         [(true, 6000), (false, 6000), (true, 7900), (false, 7900)].map(|(first, ms)| (jump_ms, first, ms))
     }) {
-        println!("{jump_ms} ms after {ms}, audio first: {audio_first}");
         let scene = Scene { gops: 1, gop: ms / 40, audio_first, then: Then::Jumps(jump_ms), ..Scene::default() };
         let mut presentation = Presentation::new(None);
         presentation.play(&scene);
@@ -133,7 +132,6 @@ fn a_jump_leaves_no_hole_in_either_rendition() {
 #[test]
 fn audio_that_stops_within_a_segment_lasts_to_its_end() {
     for quiet_ms in [400, 1000, 3000, 9000, 20_000] {
-        println!("{quiet_ms}");
         let scene = Scene { gop: 25, gops: 5, ..Scene::default() };
         let mut presentation = Presentation::new(None);
         presentation.play(&scene);
@@ -287,7 +285,7 @@ impl Presentation {
 
     fn put(&mut self, chunk: Chunk) {
         match chunk {
-            Chunk::Init { rendition, bytes, codecs, .. } => {
+            Chunk::Init { rendition, bytes, codecs, timescale, .. } => {
                 let at = self.windows.iter().position(|(lane, ..)| *lane == rendition).unwrap_or_else(|| {
                     let prefix = format!("{rendition:?}");
                     let rules = match self.windows.first() {
@@ -301,7 +299,7 @@ impl Presentation {
                     let uneven = !self.is_steady;
                     let allowed = Allowances { long_parts: uneven, short_parts: uneven, ..Allowances::default() };
                     self.windows.push((rendition, Window::new(rules), PlaylistRules::allowing(allowed)));
-                    self.tails.push((0, 1, false));
+                    self.tails.push((0, timescale, false));
                     self.windows.len() - 1
                 });
                 self.windows[at].1.push_init(bytes, description(&codecs));
@@ -311,7 +309,7 @@ impl Presentation {
                 self.windows[at].1.push_part(Part { bytes, start, duration, timescale, independent, date_ms: wall_ms });
                 self.tails[at] = (start + duration, timescale, true);
             }
-            Chunk::SegmentEnd { rendition, independent, end_ms, .. } => {
+            Chunk::SegmentEnd { rendition, independent, start_ms, end_ms, wall_ms, .. } => {
                 let at = self.place(rendition);
                 let (start, timescale, open) = self.tails[at];
                 self.tails[at].2 = false;
@@ -319,17 +317,12 @@ impl Presentation {
                     self.windows[at].1.end_segment(independent);
                     return;
                 }
-                let end = end_ms.max(0) as u64 * u64::from(timescale) / 1000;
-                let duration = end.saturating_sub(start);
-                let last = self.windows[at]
-                    .1
-                    .segments()
-                    .last()
-                    .map_or(0, |last| last.date_ms + (last.duration * 1000 / u64::from(last.timescale)) as i64);
-                let bytes = Bytes::new();
-                let gap = Part { bytes, start, duration, timescale, independent: false, date_ms: last };
+                let start = start.max(start_ms.max(0) as u64 * u64::from(timescale) / 1000);
+                let end = (end_ms.max(0) as u64 * u64::from(timescale) / 1000).max(start + 1);
+                let (bytes, duration) = (Bytes::new(), end - start);
+                let gap = Part { bytes, start, duration, timescale, independent: false, date_ms: wall_ms };
                 self.windows[at].1.push_gap(gap);
-                self.tails[at].0 = end.max(start);
+                self.tails[at].0 = end;
             }
             Chunk::Discontinuity => self.windows.iter_mut().for_each(|(_, window, _)| window.discontinuity()),
         }

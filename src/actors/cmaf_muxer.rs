@@ -82,7 +82,6 @@ struct MemorySink {
 struct Tail {
     end: u64,
     timescale: u32,
-    date_ms: i64,
     /// Parts have come since the last segment ended.
     is_open: bool,
 }
@@ -271,7 +270,8 @@ impl MemorySink {
 
     fn put(&mut self, held: &mut Held, chunk: Chunk) {
         match chunk {
-            Chunk::Init { rendition, bytes, codecs, width, height, fps, channels, sample_rate, .. } => {
+            Chunk::Init { rendition, bytes, codecs, width, height, fps, channels, sample_rate, timescale, .. } => {
+                self.tail_of(rendition).rescale(timescale);
                 let sample_rate = if rendition == Rendition::Audio { sample_rate } else { 0 };
                 let description = Description { codecs, width, height, fps, channels, sample_rate };
                 let name = name_of(rendition);
@@ -293,22 +293,22 @@ impl MemorySink {
             Chunk::Part { rendition, bytes, duration, timescale, independent, start, wall_ms } => {
                 if let Some(window) = held.window(name_of(rendition)) {
                     window.push_part(Part { bytes, start, duration, timescale, independent, date_ms: wall_ms });
-                    let tail = self.tail_of(rendition);
-                    *tail = Tail { end: start.saturating_add(duration), timescale, is_open: true, ..*tail };
-                    tail.date_ms = wall_ms.saturating_add(millis_of(duration, timescale));
+                    *self.tail_of(rendition) = Tail { end: start.saturating_add(duration), timescale, is_open: true };
                 }
             }
-            Chunk::SegmentEnd { rendition, independent, end_ms, .. } => {
+            Chunk::SegmentEnd { rendition, independent, start_ms, end_ms, wall_ms, .. } => {
                 let Some(window) = held.window(name_of(rendition)) else { return };
                 let tail = self.tail_of(rendition);
                 if std::mem::take(&mut tail.is_open) {
                     window.end_segment(independent);
-                } else if let Some(duration) = tail.until(end_ms) {
-                    let (start, timescale, date_ms) = (tail.end, tail.timescale, tail.date_ms);
+                } else {
+                    let timescale = tail.timescale;
+                    let start = ticks(start_ms, timescale).max(tail.end);
+                    // Never nothing, so that both renditions have the same numbers.
+                    let duration = ticks(end_ms, timescale).saturating_sub(start).max(1);
+                    tail.end = start.saturating_add(duration);
                     let bytes = Bytes::new();
-                    window.push_gap(Part { bytes, start, duration, timescale, independent: false, date_ms });
-                    tail.end = tail.end.saturating_add(duration);
-                    tail.date_ms = tail.date_ms.saturating_add(millis_of(duration, timescale));
+                    window.push_gap(Part { bytes, start, duration, timescale, independent: false, date_ms: wall_ms });
                 }
             }
             Chunk::Discontinuity => held.renditions.iter_mut().for_each(|held| held.window.discontinuity()),
@@ -335,15 +335,20 @@ impl MemorySink {
 }
 
 impl Tail {
-    /// How long it is from here to there: never nothing, so that both renditions have the same numbers. None before the first part.
-    fn until(&self, end_ms: i64) -> Option<u64> {
-        let end = u64::try_from(i128::from(end_ms) * i128::from(self.timescale) / 1000).ok()?;
-        (self.timescale > 0).then(|| end.saturating_sub(self.end).max(1))
+    /// Another configuration may count in other units.
+    fn rescale(&mut self, timescale: u32) {
+        self.end = match self.timescale {
+            0 => 0,
+            before => {
+                u64::try_from(u128::from(self.end) * u128::from(timescale) / u128::from(before)).unwrap_or(u64::MAX)
+            }
+        };
+        self.timescale = timescale;
     }
 }
 
-fn millis_of(duration: u64, timescale: u32) -> i64 {
-    i64::try_from(u128::from(duration) * 1000 / u128::from(timescale.max(1))).unwrap_or(i64::MAX)
+fn ticks(ms: i64, timescale: u32) -> u64 {
+    u64::try_from(i128::from(ms) * i128::from(timescale) / 1000).unwrap_or(0)
 }
 
 impl Actor for CmafMuxer {
