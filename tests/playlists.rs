@@ -317,7 +317,7 @@ impl Presentation {
                     self.windows[at].1.end_segment(independent);
                     return;
                 }
-                let ticks = |ms: i64| (ms.max(0) as u64 * u64::from(timescale)).div_ceil(1000);
+                let ticks = |ms: i64| (ms.max(0) as u64 * u64::from(timescale) + 500) / 1000;
                 let start = start.max(ticks(start_ms));
                 let end = ticks(end_ms).max(start + 1);
                 let (bytes, duration) = (Bytes::new(), end - start);

@@ -347,9 +347,9 @@ impl Tail {
     }
 }
 
-/// Rounded up: nothing begins before its period.
+/// To the nearest, as the samples beside a gap are placed.
 fn ticks(ms: i64, timescale: u32) -> u64 {
-    let ticks = (u128::from(u64::try_from(ms).unwrap_or(0)) * u128::from(timescale)).div_ceil(1000);
+    let ticks = (u128::from(u64::try_from(ms).unwrap_or(0)) * u128::from(timescale) + 500) / 1000;
     u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
