@@ -317,8 +317,9 @@ impl Presentation {
                     self.windows[at].1.end_segment(independent);
                     return;
                 }
-                let start = start.max(start_ms.max(0) as u64 * u64::from(timescale) / 1000);
-                let end = (end_ms.max(0) as u64 * u64::from(timescale) / 1000).max(start + 1);
+                let ticks = |ms: i64| (ms.max(0) as u64 * u64::from(timescale) + 500) / 1000;
+                let start = start.max(ticks(start_ms));
+                let end = ticks(end_ms).max(start + 1);
                 let (bytes, duration) = (Bytes::new(), end - start);
                 let gap = Part { bytes, start, duration, timescale, independent: false, date_ms: wall_ms };
                 self.windows[at].1.push_gap(gap);

@@ -347,8 +347,10 @@ impl Tail {
     }
 }
 
+/// To the nearest, as the samples beside a gap are placed.
 fn ticks(ms: i64, timescale: u32) -> u64 {
-    u64::try_from(i128::from(ms) * i128::from(timescale) / 1000).unwrap_or(0)
+    let ticks = (u128::from(u64::try_from(ms).unwrap_or(0)) * u128::from(timescale) + 500) / 1000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
 impl Actor for CmafMuxer {

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::format::Format;
 use super::fragment::{FragmentSample, Run, fragment};
 use super::init::{InitTrack, init};
-use super::source::{Beginning, Gate, MAX_BACK_MS, MAX_EARLY_MS, Tracks};
+use super::source::{Beginning, Gate, MAX_BACK_MS, Tracks};
 use super::track::{Dresser, MAX_DRIFT_MS, Timed, TrackClock};
 use crate::media::packet::Track;
 use crate::protocol::flv::sample::{MuxInput, Sample};
@@ -207,8 +207,7 @@ impl Chunker {
             self.start_over();
             return self.push_sample(sample, wall_ms);
         }
-        // Audio from before the first picture has no segment to be in.
-        if is_known && !is_stalled && shifted.dts_ms >= self.start_ms.saturating_sub(MAX_EARLY_MS) {
+        if is_known && !is_stalled {
             self.take(shifted);
         }
     }
@@ -235,9 +234,7 @@ impl Chunker {
         self.begin_lane(Track::Video, video);
         self.begin_lane(Track::Audio, audio);
         for lane in [&mut self.video, &mut self.audio].into_iter().flatten() {
-            let earliest_ms =
-                if lane.rendition == Rendition::Audio { start_ms.saturating_sub(MAX_EARLY_MS) } else { start_ms };
-            lane.clock.skip_to(earliest_ms);
+            lane.clock.skip_to(start_ms);
             lane.segment_start_ms = start_ms;
             let first = samples.iter().find(|sample| sample.track == Track::Video);
             lane.independent =
@@ -276,6 +273,8 @@ impl Chunker {
     fn take(&mut self, sample: Sample) {
         match sample.track {
             Track::Video => self.take_video(&sample),
+            // What is before the first picture has no segment to be in, and in DASH no period.
+            Track::Audio if sample.dts_ms < self.start_ms => {}
             Track::Audio => {
                 self.ahead.push_back(sample);
                 self.take_audio();

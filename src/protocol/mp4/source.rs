@@ -179,7 +179,7 @@ const LATE_TRACK_MS: i64 = 1000;
 /// Less is disorder, which the clock of the track mends.
 pub(super) const MAX_BACK_MS: i64 = 1000;
 /// How much older than the first picture audio may be.
-pub(super) const MAX_EARLY_MS: i64 = 100;
+const MAX_EARLY_MS: i64 = 100;
 const RECOVERY_POINT_MS: i64 = 2000;
 const ANY_FRAME_MS: i64 = 5000;
 const MAX_WAITING_SAMPLES: usize = 4096;
