@@ -170,19 +170,19 @@ serve() {
     tool_pid=$!
     base=http://127.0.0.1:$http/live/bench
     local tries=0
-    until playlist=$(curl -sf "$base/index.m3u8" | grep -v '^#' | head -1) && [ -n "$playlist" ]; do
+    until playlist=$(curl -sf "$base/index.m3u8" | grep -v '^#\|^$' | head -1) && [ -n "$playlist" ]; do
         tries=$((tries + 1))
         [ $tries -lt 100 ] || { echo "no playlist:" >&2; cat "$dir/livemill.log" "$dir/tool.log" >&2; exit 1; }
         sleep 0.2
     done
-    until segment=$(curl -sf "$base/$playlist" | grep -v '^#' | tail -1) && [ -n "$segment" ]; do sleep 0.5; done
+    until segment=$(curl -sf "$base/$playlist" | grep -v '^#\|^$' | tail -1) && [ -n "$segment" ]; do sleep 0.5; done
     part=$(curl -sf "$base/$playlist" | sed -n 's/.*EXT-X-PART:.*URI="\([^"]*\)".*/\1/p' | tail -1)
     mkdir -p "$dir/www"
     curl -sf "$base/$playlist" -o "$dir/www/playlist.m3u8"
     curl -sf "$base/$segment" -o "$dir/www/segment.m4s"
     curl -sf "$base/$part" -o "$dir/www/part.m4s"
     serve_one playlist livemill "$pass" "$base/$playlist"
-    segment=$(curl -sf "$base/$playlist" | grep -v '^#' | tail -1)
+    segment=$(curl -sf "$base/$playlist" | grep -v '^#\|^$' | tail -1)
     serve_one segment livemill "$pass" "$base/$segment"
     part=$(curl -sf "$base/$playlist" | sed -n 's/.*EXT-X-PART:.*URI="\([^"]*\)".*/\1/p' | tail -1)
     serve_one part livemill "$pass" "$base/$part"

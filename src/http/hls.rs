@@ -12,7 +12,7 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use super::{METHODS, MediaRequest, Site, method_not_allowed};
+use super::{METHODS, MediaRequest, Site, method_not_allowed, outlet};
 use crate::{
     actors::{
         segments,
@@ -158,7 +158,7 @@ fn media(bytes: Bytes, content_type: &'static str, keep_s: u64, request: &HttpRe
     if let Some(said) = content_range {
         answer.insert_header((header::CONTENT_RANGE, said));
     }
-    answer.body(bytes)
+    outlet::answer(answer, bytes, request)
 }
 
 /// The wall clock, for players of DASH: theirs may be wrong.

@@ -1,6 +1,7 @@
 //! HTTP on top of the actors: a request becomes a message, an answer becomes bytes.
 //!
 //! - [`server`]: sockets, connections, workers; the end in order.
+//! - [`outlet`]: large answers from memory, past actix-http's copy of them.
 //! - [`wire`]: one connection, plain, TLS or from a unix socket.
 //! - [`tls`]: certificates by name.
 //! - [`nginx`]: what nginx's `http {}` says about a request: servers, locations, files, error pages.
@@ -33,6 +34,7 @@ pub mod address;
 pub mod hls;
 pub mod live;
 pub mod nginx;
+pub mod outlet;
 pub mod page;
 pub mod server;
 pub mod tls;

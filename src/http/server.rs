@@ -317,6 +317,7 @@ async fn connect(arrival: Arrival) -> io::Result<(Wire, Protocol)> {
         requests: Rc::default(),
         hang_up: HangUp::default(),
         progress: Rc::default(),
+        outlet: Rc::default(),
     };
     Ok((Wire::new(socket, caller, presence, open), protocol))
 }

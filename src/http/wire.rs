@@ -2,12 +2,12 @@
 
 use std::{
     cell::Cell,
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::server::HttpPort;
+use super::{outlet::Outlet, server::HttpPort};
 use crate::actors::support::{census::Presence, hang_up::HangUp};
 
 /// A connection as its requests see it.
@@ -36,6 +36,7 @@ pub struct Caller {
     pub requests: Rc<Cell<u64>>,
     pub hang_up: HangUp,
     pub progress: Rc<Progress>,
+    pub outlet: Rc<Outlet>,
 }
 
 /// Whether a connection gets anywhere: since when it has sent bytes that made no request and got no answer.
@@ -130,19 +131,42 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let behind = this.caller.outlet.rest();
         let polled = match &mut this.socket {
+            // A head and what is behind it go in one write.
+            Socket::Tcp(socket) if !behind.is_empty() => {
+                Pin::new(socket).poll_write_vectored(cx, &[IoSlice::new(bytes), IoSlice::new(&behind)])
+            }
             Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Socket::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
             Socket::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
         };
-        if matches!(polled, Poll::Ready(Ok(_))) {
-            this.caller.progress.made();
-        }
-        polled
+        let Poll::Ready(Ok(written)) = polled else { return polled };
+        this.caller.progress.made();
+        let first = written.min(bytes.len());
+        drop(behind);
+        this.caller.outlet.advance(written - first);
+        Poll::Ready(Ok(first))
     }
 
+    /// Once the head has gone, what is behind it goes here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        while !this.caller.outlet.is_empty() {
+            let behind = this.caller.outlet.rest();
+            let written = ready!(match &mut this.socket {
+                Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, &behind),
+                Socket::Unix(socket) => Pin::new(socket).poll_write(cx, &behind),
+                Socket::Tls(socket) => Pin::new(socket).poll_write(cx, &behind),
+            })?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            drop(behind);
+            this.caller.progress.made();
+            this.caller.outlet.advance(written);
+        }
+        match &mut this.socket {
             Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Tls(socket) => Pin::new(socket).poll_flush(cx),

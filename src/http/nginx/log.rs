@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::visit::{Sent, Visit};
 use crate::{
     config::{http::HttpLog, template::Part},
+    http::outlet::Outlet,
     log::line::{cut, mask_text, push_escaped},
 };
 
@@ -24,8 +25,10 @@ pub fn watch(visit: Rc<Visit>, response: HttpResponse) -> HttpResponse {
         return response;
     }
     let status = response.status().as_u16();
+    // Some of it may go past the body.
+    let outlet = (Rc::clone(&visit.caller.outlet), visit.caller.outlet.written());
     response.map_body(|_, body| {
-        BoxBody::new(Counted { body, line: Line { visit, sent: Sent { status, ..Sent::default() } } })
+        BoxBody::new(Counted { body, line: Line { visit, outlet, sent: Sent { status, ..Sent::default() } } })
     })
 }
 
@@ -38,6 +41,8 @@ struct Counted {
 /// Written when it is dropped, whichever way the answer ended.
 struct Line {
     visit: Rc<Visit>,
+    /// With what had gone this way before.
+    outlet: (Rc<Outlet>, u64),
     sent: Sent,
 }
 
@@ -61,6 +66,8 @@ impl MessageBody for Counted {
 impl Drop for Line {
     fn drop(&mut self) {
         self.sent.duration = self.visit.started.elapsed();
+        let (outlet, before) = &self.outlet;
+        self.sent.body_bytes = self.sent.body_bytes.saturating_add(outlet.written().saturating_sub(*before));
         for log in &self.visit.location.settings.access_log {
             let line = line(&self.visit, log, &self.sent);
             self.visit.site.logs.write_line(&log.log.target, line);
