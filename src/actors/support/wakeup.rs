@@ -130,9 +130,9 @@ const ANY: u32 = 1;
 /// What two frames of audio between two of video rarely reach, and a frame of video rarely misses.
 const LARGE: u32 = 768;
 
-/// So many large frames one after the other, two seconds of them, and the next is expected to be large.
-const ENOUGH_TRUST: u32 = 50;
-const MAX_TRUST: u32 = 2 * ENOUGH_TRUST;
+/// So many large frames one after the other, a second of them, and the next is expected to be large.
+const ENOUGH_TRUST: u32 = 25;
+const MAX_TRUST: u32 = 4 * ENOUGH_TRUST;
 
 /// What a frame that was waited for in vain takes away: one in ten may be late.
 const LATE_COSTS: u32 = 10;
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn audio_waits_in_the_socket_once_frames_have_been_large_for_a_while() {
-        let mut wakeup = steady(49);
+        let mut wakeup = steady(24);
         assert_eq!(wakeup.due(), None);
         wakeup.saw_video(5_000);
         assert_eq!(wakeup.read(false, at(2_000)), Some(LARGE));
@@ -184,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_small_frame_ends_the_waiting_for_two_seconds() {
+    fn a_small_frame_ends_the_waiting_for_a_second() {
         let mut wakeup = steady(100);
         wakeup.saw_video(90);
         assert_eq!(wakeup.read(false, at(4_000)), Some(ANY));
-        for _ in 0..49 {
+        for _ in 0..24 {
             wakeup.saw_video(5_000);
             assert_eq!(wakeup.read(false, at(4_040)), None);
         }
@@ -214,7 +214,7 @@ mod tests {
             wakeup.read(false, at(2_500));
             wakeup.due().is_some()
         });
-        assert_eq!(waits.count(), 1);
+        assert_eq!(waits.count(), 3);
     }
 
     #[test]
