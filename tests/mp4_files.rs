@@ -149,8 +149,15 @@ impl<'a> Scene<'a> {
 
     /// One track is the published one: each packet, at its time, and what decodes.
     fn check(&self, track: &str, tolerance_ms: i64, exact_dts: bool) {
-        let (was, is) = (self.copied(&self.source.path, track), self.copied(&self.made, track));
+        let (mut was, is) = (self.copied(&self.source.path, track), self.copied(&self.made, track));
         let label = self.made.display();
+        // Segments begin with the first picture: sound that began before it has none to be in.
+        let published = was.len();
+        if track == "a" && exact_dts && self.source.tracks.contains(&VIDEO) {
+            let first_picture_ms = self.copied(&self.source.path, "v")[0].dts_ms;
+            was.retain(|packet| packet.dts_ms >= first_picture_ms);
+            assert!(published - was.len() <= 1, "{label}: more than a frame of sound before the picture");
+        }
         assert_eq!(was.len(), is.len(), "{label}: packets of {track}");
         let is_av1 = self.source.name == Fixture::Av1Opus.name() && track == "v";
         for (at, (was, is)) in was.iter().zip(&is).enumerate() {
@@ -160,7 +167,9 @@ impl<'a> Scene<'a> {
             let moved = (is.pts_ms - was.pts_ms).abs().max(if exact_dts { (is.dts_ms - was.dts_ms).abs() } else { 0 });
             assert!(moved <= tolerance_ms, "{label}: packet {at} of {track} moved from {was:?} to {is:?}");
         }
-        assert_eq!(self.decoded(&self.source.path, track), self.decoded(&self.made, track), "{label}: {track}");
+        if was.len() == published {
+            assert_eq!(self.decoded(&self.source.path, track), self.decoded(&self.made, track), "{label}: {track}");
+        }
     }
 
     fn copied(&self, file: &Path, track: &str) -> Vec<PacketLine> {

@@ -1,6 +1,6 @@
 //! Fragmented MP4 (CMAF): initialisation, fragments, and what cuts a stream into them.
 //!
-//! - [`format`]: what a track is, from its configuration record; [`init`]: the segment that says so.
+//! - [`mod@format`]: what a track is, from its configuration record; [`init`]: the segment that says so.
 //! - [`fragment`]: `moof` and `mdat`, written by hand.
 //! - [`track`]: milliseconds into ticks without holes, samples into MP4's form.
 //! - [`chunker`]: the parts and segments of a stream; [`feed`]: the same without an end, for all who watch it.
