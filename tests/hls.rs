@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -243,6 +245,57 @@ fn outputs_that_are_switched_off_are_not_there() {
     assert_eq!(get(port, "/live/a/video.m3u8").status, 404);
 }
 
+#[test]
+fn large_segments_arrive_whole_however_slowly_they_are_read_and_whatever_is_asked_behind_them() {
+    let server = with_http("");
+    let port = server.other_port(1);
+    let mut publisher = Encoder { size: 20_000, ..Encoder::start(&server, "a", 25) };
+    let uri = publisher.until("a segment", || {
+        let mut answer = get(port, "/live/a/video.m3u8");
+        let list = (answer.status == 200).then(|| Playlist::read(&answer.text()))?;
+        list.segments.first().map(|segment| segment.uri.clone())
+    });
+    let ask = format!("GET /live/a/{uri} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let socket = |receive_buffer: usize| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(receive_buffer).expect("a socket option");
+        socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).expect("the server listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        TcpStream::from(socket)
+    };
+    let mut wide = socket(4 << 20);
+    wide.write_all(ask.as_bytes()).expect("the server reads");
+    let whole = body(&mut BufReader::new(wide));
+    assert!(whole.len() > 400_000, "{} bytes", whole.len());
+    // Three at once, through a socket that takes a little at a time, and then once more.
+    let mut narrow = socket(4096);
+    narrow.write_all(ask.repeat(3).as_bytes()).expect("the server reads");
+    let mut reader = BufReader::with_capacity(1000, narrow.try_clone().expect("a descriptor more"));
+    for _ in 0..3 {
+        assert!(body(&mut reader) == whole, "another segment than before");
+    }
+    narrow.write_all(ask.as_bytes()).expect("the connection lives on");
+    assert!(body(&mut reader) == whole, "another segment than before");
+}
+
+/// Reads one answer that says its length.
+fn body(reader: &mut impl BufRead) -> Vec<u8> {
+    let mut length = 0;
+    for line in reader.by_ref().lines() {
+        let line = line.expect("a head");
+        if line.is_empty() {
+            break;
+        }
+        if let Some((_, value)) = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        {
+            length = value.parse().expect("a length");
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("as much as was said");
+    body
+}
+
 /// With these directives in the application `live`, watched on the second port.
 fn with_http(application: &str) -> TestServer {
     TestServer::start(&format!(
@@ -256,6 +309,8 @@ struct Encoder {
     peer: RtmpPeer,
     msid: u32,
     gop: u32,
+    /// Bytes of a frame.
+    size: usize,
     next: u32,
 }
 
@@ -263,7 +318,7 @@ impl Encoder {
     fn start(server: &TestServer, name: &str, gop: u32) -> Self {
         let (mut peer, msid) = RtmpPeer::publish(server.port(), "live", name);
         peer.send_video(msid, 0, AVC_CONFIG);
-        Self { peer, msid, gop, next: 0 }
+        Self { peer, msid, gop, size: 500, next: 0 }
     }
 
     /// Goes on until the question, asked beside it, has an answer.
@@ -272,7 +327,7 @@ impl Encoder {
             let asking = scope.spawn(|| wait::until(what, PATIENCE, &mut question));
             while !asking.is_finished() {
                 for number in self.next..self.next + 5 {
-                    let frame = avc_frame(number.is_multiple_of(self.gop), number, 500);
+                    let frame = avc_frame(number.is_multiple_of(self.gop), number, self.size);
                     self.peer.send_video(self.msid, number * 40, &frame);
                 }
                 self.next += 5;

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 use super::support::{socket::RawSocket, tls::TlsAcceptor};
 use crate::config::{Endpoint, Keepalive};
@@ -23,26 +23,29 @@ impl Port {
         socket.set_tcp_nodelay(rtmp.tcp_nodelay)?;
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         match self.endpoint.listen.so_keepalive {
-            Some(Keepalive::Off) => {}
-            Some(Keepalive::On { idle, interval, count }) => {
-                let mut keepalive = socket2::TcpKeepalive::new();
-                if let Some(idle) = idle {
-                    keepalive = keepalive.with_time(idle);
-                }
-                if let Some(interval) = interval {
-                    keepalive = keepalive.with_interval(interval);
-                }
-                if let Some(count) = count {
-                    keepalive = keepalive.with_retries(count);
-                }
-                socket.set_keepalive(true)?;
-                socket.set_tcp_keepalive(&keepalive)?;
-            }
+            Some(asked) => keep_alive(&socket, asked)?,
             None if rtmp.so_keepalive => socket.set_keepalive(true)?,
             None => {}
         }
         Ok(())
     }
+}
+
+/// What a `listen` says of `so_keepalive`.
+pub fn keep_alive(socket: &SockRef<'_>, asked: Keepalive) -> io::Result<()> {
+    let Keepalive::On { idle, interval, count } = asked else { return Ok(()) };
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(idle) = idle {
+        keepalive = keepalive.with_time(idle);
+    }
+    if let Some(interval) = interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(count) = count {
+        keepalive = keepalive.with_retries(count);
+    }
+    socket.set_keepalive(true)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// The address as the configuration names it, for the log.

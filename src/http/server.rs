@@ -28,6 +28,7 @@ use crate::{
     actors::{
         house::TlsHandshake,
         listener::{Accepted, Accepts, BoundSocket},
+        port,
         support::{
             census::Presence,
             hang_up::HangUp,
@@ -35,7 +36,7 @@ use crate::{
             tls::{TlsError, is_hang_up},
         },
     },
-    config::{Endpoint, Keepalive, http::HttpServer},
+    config::{Endpoint, http::HttpServer},
 };
 
 /// One listening address, and the servers behind it.
@@ -204,19 +205,8 @@ fn prepare(port: &HttpPort, socket: &RawSocket) -> io::Result<()> {
     // Frames and parts are written when they are whole: nothing is gained by waiting for more.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    if let Some(Keepalive::On { idle, interval, count }) = port.endpoint.listen.so_keepalive {
-        let mut keepalive = socket2::TcpKeepalive::new();
-        if let Some(idle) = idle {
-            keepalive = keepalive.with_time(idle);
-        }
-        if let Some(interval) = interval {
-            keepalive = keepalive.with_interval(interval);
-        }
-        if let Some(count) = count {
-            keepalive = keepalive.with_retries(count);
-        }
-        socket.set_keepalive(true)?;
-        socket.set_tcp_keepalive(&keepalive)?;
+    if let Some(asked) = port.endpoint.listen.so_keepalive {
+        port::keep_alive(&socket, asked)?;
     }
     Ok(())
 }
