@@ -28,6 +28,7 @@ use super::{
     source::{Deliver, Listen, Source, next_subscriber},
     support::{
         body::SharedBody,
+        bulk::Bulk,
         counters::{Protocol, StreamCounters},
         outbox::Progress,
         output::SharedOutput,
@@ -44,6 +45,8 @@ pub struct Audience {
     backlog: VecDeque<(Batch, bool)>,
     /// The number of the first batch in the backlog: batches are counted from 0.
     first: u64,
+    /// What of it is large enough to be lent to the kernel.
+    bulk: Bulk,
     /// The seat that the walk comes to next.
     place: usize,
     is_walking: bool,
@@ -180,9 +183,9 @@ impl Ticket {
 
 impl Ear {
     /// The source's next packets, and a try to write them.
-    fn send(&self, batch: &Batch, gap: bool) -> io::Result<Progress> {
+    fn send(&self, batch: &Batch, gap: bool, bulk: &mut Bulk) -> io::Result<Progress> {
         match self {
-            Self::Socket(output) => output.borrow_mut().send(batch, gap),
+            Self::Socket(output) => output.borrow_mut().send(batch, gap, bulk),
             Self::Body(body) => {
                 let mut body = body.borrow_mut();
                 body.offer(batch, gap);
@@ -262,7 +265,7 @@ impl Drop for Audience {
 
 impl Audience {
     fn new(source: u64, seats: Seats) -> Self {
-        Self { source, seats, backlog: VecDeque::new(), first: 0, place: 0, is_walking: false }
+        Self { source, seats, backlog: VecDeque::new(), first: 0, bulk: Bulk::default(), place: 0, is_walking: false }
     }
 
     /// Serves some seats, and comes back for the others when the arbiter has looked at its sockets.
@@ -277,6 +280,7 @@ impl Audience {
     fn walk(&mut self, mut limit: usize) -> bool {
         let mut seats = self.seats.borrow_mut();
         let head = self.head();
+        self.bulk.set_readers(seats.len());
         loop {
             while let Some(seat) = seats.get_mut(self.place) {
                 if limit == 0 {
@@ -289,7 +293,7 @@ impl Audience {
                     let ear = &seat.ear;
                     let waiting = self.backlog.range(missing..);
                     let written = match self.backlog.back().filter(|_| waiting.len() == 1) {
-                        Some((batch, gap)) => ear.send(batch, *gap),
+                        Some((batch, gap)) => ear.send(batch, *gap, &mut self.bulk),
                         None => {
                             waiting.for_each(|(batch, gap)| ear.offer(batch, *gap));
                             ear.write()
@@ -303,6 +307,7 @@ impl Audience {
             self.place = 0;
             if !seats.iter().any(|seat| seat.begun && seat.next < head) {
                 self.backlog.clear();
+                self.bulk.clear();
                 self.first = head;
                 return true;
             }
@@ -330,9 +335,11 @@ impl Handler<Deliver> for Audience {
         match message {
             // A small audience is served at once.
             Deliver::Media { batch, gap } if self.backlog.is_empty() && seats.len() <= SEATS_A_STEP => {
+                self.bulk.set_readers(seats.len());
                 for seat in seats.iter().filter(|seat| seat.begun) {
-                    seat.note(seat.ear.send(&batch, gap));
+                    seat.note(seat.ear.send(&batch, gap, &mut self.bulk));
                 }
+                self.bulk.clear();
             }
             Deliver::Media { batch, gap } => {
                 drop(seats);
@@ -373,8 +380,8 @@ fn forget(source: u64, seats: &Seats) {
     });
 }
 
-/// So many writes are half a millisecond: a frame that comes meanwhile hardly waits.
-const SEATS_A_STEP: usize = 128;
+/// So many writes are a quarter of a millisecond: a frame that comes meanwhile hardly waits.
+const SEATS_A_STEP: usize = 32;
 
 /// Batches that may be on their way to the last seats; then the walk goes on without steps until all are served, and
 /// deliveries pile up where they are counted.

@@ -1,6 +1,7 @@
 //! What actors share: sockets, writing, exit reports, who is counted, which streams exist.
 
 pub mod body;
+pub mod bulk;
 pub mod census;
 pub mod counters;
 pub mod dash_files;

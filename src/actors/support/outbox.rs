@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 
-use super::socket::Writes;
+use super::{bulk::Bulk, socket::Writes};
 
 /// Bytes that have left the queue and may not be dropped any more: a message once begun must be finished.
 #[derive(Debug, Default)]
@@ -26,8 +26,9 @@ impl Outbox {
     }
 
     /// Writes bytes that need not wait behind others: for an empty outbox. Only what the socket does not take is kept.
-    pub fn write_through(&mut self, bytes: &Bytes, socket: &mut Writes) -> io::Result<Progress> {
-        let taken = match socket.try_write(&[IoSlice::new(bytes)]) {
+    pub fn write_through(&mut self, bytes: &Bytes, bulk: &mut Bulk, socket: &mut Writes) -> io::Result<Progress> {
+        let lent = bulk.file(bytes).and_then(|file| socket.try_lend(file, bytes.len()));
+        let taken = match lent.unwrap_or_else(|| socket.try_write(&[IoSlice::new(bytes)])) {
             Ok(taken) => taken,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             Err(error) => return Err(error),

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    bulk::Bulk,
     outbox::{Outbox, Progress},
     socket::Writes,
 };
@@ -72,8 +73,9 @@ impl Output {
         self.queue.join(burst);
     }
 
-    /// The stream's next packets, and a try to write them. `gap`: some before them were lost on the way here.
-    pub fn send(&mut self, batch: &Batch, gap: bool) -> io::Result<Progress> {
+    /// The stream's next packets, and a try to write them. `gap`: some before them were lost on the way here; `bulk` is
+    /// that of all who are sent them.
+    pub fn send(&mut self, batch: &Batch, gap: bool, bulk: &mut Bulk) -> io::Result<Progress> {
         let Some(player) = &self.player else { return Ok(Progress::Done) };
         // Nearly every player, nearly always, waits for nothing: then the shared bytes go into the socket as they are.
         // Each queue they do not pass is a place in memory that this thread has not seen for a thousand players.
@@ -84,7 +86,7 @@ impl Output {
             && self.queue.is_clear()
             && !self.socket.is_tls();
         if goes_through && let Some(bytes) = player.form.shared(batch) {
-            let written = self.outbox.write_through(bytes, &mut self.socket)?;
+            let written = self.outbox.write_through(bytes, bulk, &mut self.socket)?;
             self.waiting = written == Progress::Blocked;
             return Ok(written);
         }

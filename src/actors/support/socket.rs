@@ -4,15 +4,17 @@ use std::{
     cell::RefCell,
     io::{self, IoSlice, Read, Write},
     net::Shutdown,
+    os::fd::BorrowedFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::Stream;
+use nix::sys::sendfile::sendfile;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, Interest, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
@@ -121,6 +123,14 @@ impl Writes {
             _ if taken == 0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(taken),
         }
+    }
+
+    /// Hands the beginning of a file to a plain socket of the network; `None`: it must be written.
+    pub fn try_lend(&self, file: BorrowedFd<'_>, len: usize) -> Option<io::Result<usize>> {
+        let (WriteHalf::Tcp(half), None) = (&self.half, &self.tls) else { return None };
+        let half: &TcpStream = half.as_ref();
+        let lend = || Ok(sendfile(half, file, Some(&mut 0), len)?);
+        Some(half.try_io(Interest::WRITABLE, lend))
     }
 
     /// Writes what TLS itself has to say (handshake, alerts); `WouldBlock` as above.
