@@ -205,8 +205,7 @@ impl CmafMuxer {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        // A stream that failed says nothing any more.
-        if self.intake.as_ref().is_some_and(Intake::is_orphaned) {
+        if self.lifetime.is_live() && self.intake.as_ref().is_some_and(Intake::is_forsaken) {
             self.take(Heard::End);
         }
         let idle = match &self.sink {
@@ -221,8 +220,10 @@ impl CmafMuxer {
             Due::Nothing => {}
             Due::End => {
                 info!(stream = %self.key, "segments end: the publisher did not come back");
-                if let Sink::Memory(memory) = &self.sink {
-                    memory.store().update(Held::end);
+                if let Sink::Memory(memory) = &self.sink
+                    && !memory.store().end()
+                {
+                    ctx.stop();
                 }
             }
             // What is on its way to the disk is still listed when it gets there.
@@ -437,12 +438,13 @@ mod tests {
         actors::{
             source::Listen,
             support::{
-                segment_store::StoreLimits,
+                segment_store::{StoreLimits, Wanted},
                 sessions::Sessions,
                 shelf::{Format, Shelf},
             },
         },
         media::packet::{Batch, Packet, PacketKind, Track},
+        protocol::hls::playlist::Encoding,
     };
 
     /// A stream that tells what it is asked.
@@ -577,6 +579,19 @@ mod tests {
         assert!(bench.shelf.find(&bench.key, Format::Cmaf).is_some(), "and can still be watched");
         bench.pass(62).await;
         assert!(bench.shelf.find(&bench.key, Format::Cmaf).is_none() && !bench.store.is_open());
+        assert!(matches!(bench.asked.recv().await, Some(Listen::Leave { .. })));
+    }
+
+    #[actix::test]
+    async fn a_publisher_that_left_before_it_was_heard_is_waited_for_as_any_other() {
+        let mut bench = Bench::start().await;
+        for _ in 0..14 {
+            bench.pass(1).await;
+            let _ = bench.store.fetch(&Wanted::File { name: "x" }, Encoding::Plain).await;
+            assert!(bench.store.is_open());
+        }
+        bench.pass(3).await;
+        assert!(bench.shelf.find(&bench.key, Format::Cmaf).is_none(), "it has nothing that could still be watched");
         assert!(matches!(bench.asked.recv().await, Some(Listen::Leave { .. })));
     }
 

@@ -19,7 +19,7 @@ use super::{
         intake::{Heard, Intake},
         lifetime::{Due, Lifetime, LifetimeRules},
         link::{ExitReason, Link},
-        segment_store::{Held, Rendition, SegmentStore},
+        segment_store::{Rendition, SegmentStore},
         shelf::Shelved,
     },
 };
@@ -215,8 +215,7 @@ impl HlsMuxer {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        // A stream that failed says nothing any more.
-        if self.intake.as_ref().is_some_and(Intake::is_orphaned) {
+        if self.lifetime.is_live() && self.intake.as_ref().is_some_and(Intake::is_forsaken) {
             self.take(Heard::End);
         }
         let idle = match &self.sink {
@@ -231,7 +230,9 @@ impl HlsMuxer {
             Due::Nothing => {}
             Due::End => {
                 info!(stream = %self.key, "segments end: the publisher did not come back");
-                self.sink.end();
+                if !self.sink.end() {
+                    ctx.stop();
+                }
             }
             // What is on its way to the disk is still listed when it gets there.
             Due::Stop if self.sink.is_busy() => {}
@@ -277,12 +278,14 @@ impl Sink {
         }
     }
 
-    fn end(&mut self) {
+    /// Whether anything is left that could still be watched.
+    fn end(&mut self) -> bool {
         match self {
-            Self::Memory(memory) => memory.store().update(Held::end),
+            Self::Memory(memory) => memory.store().end(),
             Self::Disk(disk) => {
                 disk.is_ended = true;
                 disk.list();
+                true
             }
         }
     }

@@ -392,13 +392,10 @@ impl LiveStream {
             let _ = publisher.to.try_send(Replaced);
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
-        } else {
-            let opened = Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) };
-            self.herald.tell(|key, _| StreamEvent::Published { key, opened });
         }
         let Publish { session, peer, to } = asked;
         self.timeline.begin_session(now);
-        self.publisher = Some(Publisher {
+        let replaced = self.publisher.replace(Publisher {
             session: *session,
             peer: *peer,
             to: to.clone(),
@@ -409,6 +406,11 @@ impl LiveStream {
         self.described = (None, None);
         self.counters.begin(Instant::now());
         self.counters.publishing.store(true, Ordering::Relaxed);
+        if replaced.is_none() {
+            // Now that it can be seen: whoever hears of it looks.
+            let opened = Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) };
+            self.herald.tell(|key, _| StreamEvent::Published { key, opened });
+        }
         Ok(Publication { session: *session })
     }
 

@@ -1,5 +1,7 @@
 //! What a muxer is told of its stream, made plain: where a publish begins and ends, and when each packet would have come.
 
+use std::sync::atomic::Ordering;
+
 use crate::{
     actors::source::{Deliver, Listen, Source, next_subscriber},
     media::packet::Packet,
@@ -62,9 +64,10 @@ impl Intake {
         }
     }
 
-    /// The stream is gone, and did not say so.
-    pub fn is_orphaned(&self) -> bool {
-        !self.source.to.connected()
+    /// Nobody publishes, and nobody will say so: the stream failed, or its publisher left before it knew of this one.
+    pub fn is_forsaken(&self) -> bool {
+        let is_published = self.source.counters.publishing.load(Ordering::Relaxed);
+        !self.source.to.connected() || !self.is_live && !is_published
     }
 }
 

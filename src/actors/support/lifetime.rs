@@ -59,6 +59,11 @@ impl Lifetime {
         }
     }
 
+    /// As far as is known here somebody publishes.
+    pub fn is_live(&self) -> bool {
+        self.phase == Phase::Live
+    }
+
     pub fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
     }

@@ -70,7 +70,7 @@ pub enum Found {
 /// Why there is nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotServed {
-    #[error("no such file")]
+    #[error("nobody publishes this stream, or it has no such file")]
     NotFound,
     #[error("a request that no player makes")]
     BadRequest,
@@ -130,6 +130,14 @@ impl SegmentStore {
     /// A look at what is held, which changes nothing.
     pub fn look<T>(&self, at: impl FnOnce(&Held) -> T) -> T {
         at(&self.held())
+    }
+
+    /// Nothing more comes; false: and nothing has come. What has can still be fetched.
+    pub fn end(&self) -> bool {
+        self.update(|held| {
+            held.end();
+            !held.renditions.is_empty()
+        })
     }
 
     /// Nothing more comes, and nothing is served any more.
@@ -235,7 +243,7 @@ impl Held {
         self.renditions.iter_mut().find(|rendition| rendition.name == name).map(|rendition| &mut rendition.window)
     }
 
-    pub fn end(&mut self) {
+    fn end(&mut self) {
         self.renditions.iter_mut().for_each(|rendition| rendition.window.end());
     }
 
@@ -506,7 +514,7 @@ mod tests {
         blocked(&store, 2).await;
         assert_eq!(text(&store, &playlist("_HLS_msn=1")).await, Err(NotServed::Crowded));
         assert_eq!(store.idle_for(), Duration::ZERO, "who waits is not idle");
-        store.update(Held::end);
+        assert!(store.end());
         for answer in waiting {
             let answer = answer.await.expect("it does not panic").expect("the end is an answer");
             assert!(answer.ends_with("#EXT-X-ENDLIST\n"), "{answer}");
