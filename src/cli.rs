@@ -293,7 +293,7 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
                 say("warn", &format!("{option} is for a start without a configuration file, ignored"));
             }
             let config = load(&file, arguments).map_err(|error| fatal(&error))?;
-            serve(config, |_| {})
+            serve(config, None, |_| {})
         }
         None => {
             let found = match arguments.open {
@@ -302,7 +302,7 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
             };
             let key = found.as_ref().map(|found| found.key.clone());
             let config = built_in(key, arguments).map_err(|error| fatal(&error))?;
-            serve(config, |config| {
+            serve(config, Some(OTHER_PORTS), |config| {
                 let endpoints = config.endpoints();
                 let listens: Vec<_> = endpoints.into_iter().map(|endpoint| endpoint.listen.address).collect();
                 let http = config.http.iter().flat_map(|http| http.endpoints());
@@ -322,8 +322,9 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
     }
 }
 
-/// Starts in the one order that works (see [`process`]), runs, and cleans up. `announce` is called once all is bound.
-fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
+/// Starts in the one order that works (see [`process`]), runs, and cleans up. `announce` is called once all is bound;
+/// where that fails, `help` says what can be done.
+fn serve(config: Config, help: Option<&str>, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     let fatal = |error: &dyn std::fmt::Display| say("emerg", &error.to_string());
     warn_all(&config);
     process::tighten_umask();
@@ -339,7 +340,10 @@ fn serve(config: Config, announce: impl FnOnce(&Config)) -> Result<(), Failed> {
     for warning in logs.warnings() {
         say("warn", warning);
     }
-    let bound = server::bind(&config).map_err(|error| fatal(&error))?;
+    let bound = server::bind(&config).map_err(|error| match help {
+        Some(help) => fatal(&format!("{error}\n  = help: {help}")),
+        None => fatal(&error),
+    })?;
     for warning in &bound.warnings {
         say("warn", warning);
     }
@@ -514,6 +518,9 @@ Commands:
 /// Where nginx looks in a prefix.
 const CONFIG_IN_PREFIX: &str = "conf/nginx.conf";
 const BROKEN: u8 = 2;
+
+/// What can be done about a port that is in use, where no file says which one it is.
+const OTHER_PORTS: &str = "--port and --http-port choose other ports; --http-port 0 leaves HTTP out";
 /// Without `max_connections`, however many files may be open.
 const MOST_CONNECTIONS: u64 = 10_000;
 /// A log that does not take its last lines in this time does not get them.

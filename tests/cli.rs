@@ -261,6 +261,18 @@ fn a_port_in_use_stops_the_start() {
 }
 
 #[test]
+fn started_with_nothing_a_port_in_use_is_answered_with_a_way_out() {
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let state = tempfile::tempdir().unwrap();
+    let mut start = command(&["--open", "--port", &port, "--http-port", "0"]);
+    let output = start.env("STATE_DIRECTORY", state.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("bind() to 0.0.0.0:{port} failed")) && said.contains("--http-port"), "{said}");
+}
+
+#[test]
 fn health_of_nobody_is_one() {
     let site = Site::new(GOOD);
     let output = livemill(&["health", "-c", site.file()]);

@@ -89,7 +89,9 @@ fn everything_that_is_listed_can_be_fetched_and_nothing_else() {
     {
         assert_eq!(get(port, &format!("/live/a/{name}")).status, 404, "{name}");
     }
-    assert_eq!(get(port, "/live/nobody/index.m3u8").status, 404);
+    let mut nobody = get(port, "/live/nobody/index.m3u8");
+    assert_eq!(nobody.status, 404);
+    assert!(nobody.text().contains("nobody publishes this stream"), "who opens it in a browser reads why");
     assert_eq!(get(port, "/other/a/index.m3u8").status, 404);
 }
 

@@ -480,7 +480,7 @@ static CORE: &[Row] = &[
     row("tcp_nodelay", "WXP", MSA, Flag, "on", Works)
         .because("small answers must not wait; set when a connection comes, so an application cannot change it"),
     row("tcp_nopush", "W", MSA, Flag, "off", NoEffect("what belongs together is written in one call")),
-    row("send_timeout", "W", MSA, Time, "60s", NotYet("for HTTP-FLV, which is served in a later release; `timeout` bounds RTMP")),
+    row("send_timeout", "W", MSA, Time, "60s", NoEffect("who takes no byte is closed after slow_player_timeout, over HTTP as over RTMP")),
     row("send_lowat", "W", MSA, Size, "0", NoEffect("has no meaning on Linux")),
     row("resolver", "W", MSA, Words(1, 8), "", NotYet("for relays, which come in a later release")),
     row("resolver_timeout", "W", MSA, Time, "30s", NotYet("for relays, which come in a later release")),
@@ -826,7 +826,7 @@ static DASH: &[Row] = &[
     row("dash_clock_helper_uri", "S", MSA, Text, "", Works),
 ];
 
-const TS_LATER: Verdict = NotYet("MPEG-TS over HTTP comes in a later release");
+const TS_OURS: Verdict = NoEffect("/APP/NAME.ts follows gop_cache, low_latency and out_queue_… as every player does");
 
 static MPEGTS: &[Row] = &[
     row("hls2", "P", MSA, Flag, "off", NoEffect("HLS from memory is there for every application: see http_outputs")),
@@ -849,17 +849,17 @@ static MPEGTS: &[Row] = &[
     row("hls2_cleanup", "P", MSA, Flag, "on", NoEffect("memory is given back when a segment leaves the playlist")),
     row("hls2_base_url", "P", MSA, Text, "", NoEffect("playlists name their segments relative to themselves")),
     row("hls2_timeout", "P", MSA, Time, "", Works).because("counts where it is written and http_viewer_timeout is not"),
-    row("mpegts_cache_time", "P", MSA, Time, "0", TS_LATER),
-    row("mpegts_roll_back", "P", MSA, Time, "", TS_LATER).because("mpegts_cache_time"),
-    row("mpegts_one_off_send", "P", MSA, Time, "3s", TS_LATER),
-    row("mpegts_low_latency", "P", MSA, Flag, "off", TS_LATER),
-    row("mpegts_send_all", "P", MSA, Flag, "off", TS_LATER),
-    row("mpegts_fix_timestamp", "P", MSA, Time, "10s", TS_LATER),
-    row("mpegts_zero_start", "P", MSA, Flag, "off", TS_LATER),
-    row("mpegts_audio_buffer_size", "P", MSA, Size, "1m", TS_LATER),
-    row("mpegts_sync", "P", MSA, Time, "2ms", TS_LATER),
-    row("mpegts_audio_delay", "P", MSA, Time, "300ms", TS_LATER),
-    row("mpegts_out_queue", "P", MSA, Number, "4096", TS_LATER),
+    row("mpegts_cache_time", "P", MSA, Time, "0", TS_OURS),
+    row("mpegts_roll_back", "P", MSA, Time, "", TS_OURS).because("mpegts_cache_time"),
+    row("mpegts_one_off_send", "P", MSA, Time, "3s", TS_OURS),
+    row("mpegts_low_latency", "P", MSA, Flag, "off", TS_OURS),
+    row("mpegts_send_all", "P", MSA, Flag, "off", TS_OURS),
+    row("mpegts_fix_timestamp", "P", MSA, Time, "10s", TS_OURS),
+    row("mpegts_zero_start", "P", MSA, Flag, "off", TS_OURS),
+    row("mpegts_audio_buffer_size", "P", MSA, Size, "1m", TS_OURS),
+    row("mpegts_sync", "P", MSA, Time, "2ms", TS_OURS),
+    row("mpegts_audio_delay", "P", MSA, Time, "300ms", TS_OURS),
+    row("mpegts_out_queue", "P", MSA, Number, "4096", TS_OURS),
 ];
 
 /// nginx's own that livemill does not do.

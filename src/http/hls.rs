@@ -181,7 +181,7 @@ fn refuse(reason: NotServed) -> HttpResponse {
         answer.insert_header((header::RETRY_AFTER, "1"));
     }
     // What is not there yet may be there in a moment.
-    answer.insert_header((header::CACHE_CONTROL, "no-cache")).finish()
+    answer.insert_header((header::CACHE_CONTROL, "no-cache")).content_type("text/plain").body(format!("{reason}\n"))
 }
 
 fn preflight() -> HttpResponse {
