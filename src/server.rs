@@ -18,10 +18,14 @@ use tracing::{info, warn};
 
 use crate::{
     actors::{
-        house::House,
+        children::Children,
+        hooks::Hooks,
+        house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
+        live_stream::StreamEvents,
         outputs::{FinishOutputs, Outputs},
         port::Port,
+        relays::Relays,
         router::Router,
         support::{
             census::Census,
@@ -158,11 +162,22 @@ async fn serve(
     let (router_alive, router_gone) = oneshot::channel();
     // Each of the two knows the other.
     let outputs = Context::<Outputs>::new();
-    let events = Some(outputs.address().recipient());
+    let (hooks, relays, children) = (Context::<Hooks>::new(), Context::<Relays>::new(), Context::<Children>::new());
+    let events = StreamEvents::to([
+        outputs.address().recipient(),
+        hooks.address().recipient(),
+        relays.address().recipient(),
+        children.address().recipient(),
+    ]);
     let router = Router::new(config.limits.clone(), directory.clone(), events, router_alive).start();
     let census = Census::new(config.limits.clone(), config.limits.max_connections.unwrap_or(max_connections));
     let house = House::new(router, census, directory, config, &logs.access, arbiters.len() as u32);
-    let house = std::sync::Arc::new(house);
+    let desks =
+        Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
+    let house = std::sync::Arc::new(house.with_desks(desks));
+    hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    relays.run(Relays::new(std::sync::Arc::clone(&house)));
+    children.run(Children::new(std::sync::Arc::clone(&house)));
     let homes = arbiters.iter().map(Arbiter::handle).collect();
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     // It lives for as long as it has a timer.

@@ -70,6 +70,7 @@ fn config(play: bool, url: &RtmpUrl) -> ClientConfig {
         tc_url: url.tc_url(),
         flash_ver: "FMLE/3.0 (compatible; livemill)".to_owned(),
         page_url: String::new(),
+        route: String::new(),
         swf_url: String::new(),
         announce: vec!["*".to_owned()],
         name: url.stream(),

@@ -25,13 +25,14 @@ use tokio::task::yield_now;
 use tracing::error;
 
 use super::{
-    source::{Deliver, Listen, Source, next_subscriber},
+    source::{Deliver, Listen, Refusal, Source, next_subscriber},
     support::{
         body::SharedBody,
         bulk::Bulk,
         counters::{Protocol, StreamCounters},
         outbox::Progress,
         output::SharedOutput,
+        route::Route,
     },
 };
 use crate::media::packet::{Batch, Packet};
@@ -68,6 +69,8 @@ pub struct Seat {
     /// What the player is told when a publisher comes, and when it goes.
     pub begin_words: Bytes,
     pub end_words: Bytes,
+    /// The way it came, where it is a relay.
+    pub route: Route,
     /// Where to tell what the player's connection must do.
     pub to: Recipient<PlayerNotice>,
     /// A publisher is there and this player has been told.
@@ -94,6 +97,8 @@ pub enum PlayerNotice {
     Broken(io::Error),
     /// The publisher left.
     Ended,
+    /// There is nothing to wait for.
+    TurnedAway(Arc<Refusal>),
 }
 
 type Seats = Rc<RefCell<Vec<Seat>>>;
@@ -119,7 +124,7 @@ impl Seat {
 
     fn new(protocol: Protocol, ear: Ear, begin_words: Bytes, end_words: Bytes, to: Recipient<PlayerNotice>) -> Self {
         let player = NEXT_PLAYER.fetch_add(1, Ordering::Relaxed);
-        Self { player, protocol, ear, begin_words, end_words, to, begun: false, next: 0 }
+        Self { player, protocol, ear, begin_words, end_words, route: Route::default(), to, begun: false, next: 0 }
     }
 
     /// Tells the connection what only it can deal with.
@@ -135,7 +140,8 @@ impl Seat {
 
 /// Seats a player in the audience of its source on this arbiter; the first one opens it.
 pub fn join(source: &Source, seat: Seat) -> Ticket {
-    let hall = HALLS.with_borrow_mut(|halls| Rc::clone(halls.entry(source.id).or_insert_with(|| Hall::open(source))));
+    let hall = HALLS
+        .with_borrow_mut(|halls| Rc::clone(halls.entry(source.id).or_insert_with(|| Hall::open(source, &seat.route))));
     let (player, protocol) = (seat.player, seat.protocol);
     hall.seats.borrow_mut().push(seat);
     hall.source.counters.players.come(protocol);
@@ -144,14 +150,14 @@ pub fn join(source: &Source, seat: Seat) -> Ticket {
 }
 
 impl Hall {
-    fn open(source: &Source) -> Rc<Self> {
+    fn open(source: &Source, route: &Route) -> Rc<Self> {
         let subscriber = next_subscriber();
         let seats = Seats::default();
         let audience = Audience::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             Audience::new(source.id, Rc::clone(&seats))
         });
-        source.to.do_send(Listen::Join { subscriber, to: audience.recipient() });
+        source.to.do_send(Listen::Join { subscriber, to: audience.recipient(), wants: Some(route.clone()) });
         Rc::new(Self { subscriber, source: source.clone(), seats })
     }
 }
@@ -363,6 +369,11 @@ impl Handler<Deliver> for Audience {
                     }
                     // Also to who still waited for the first frame.
                     seat.to.do_send(PlayerNotice::Ended);
+                }
+            }
+            Deliver::TurnedAway(refusal) => {
+                for seat in seats.iter() {
+                    seat.to.do_send(PlayerNotice::TurnedAway(Arc::clone(&refusal)));
                 }
             }
         }

@@ -359,7 +359,7 @@ impl Actor for CmafMuxer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         if let Some(stream) = self.stream.take() {
-            self.intake = Some(Intake::new(stream, ctx.address().recipient()));
+            self.intake = Some(Intake::new(stream, ctx.address().recipient(), matches!(self.sink, Sink::Memory(_))));
         }
         ctx.run_interval(TICK, Self::tick);
     }
@@ -483,7 +483,7 @@ mod tests {
             let store = Arc::clone(shelved.store());
             let rules = Memory { idle: Duration::from_secs(100), ..Memory::default() };
             CmafMuxer::start_in_memory(key.clone(), source, rules, shelved);
-            let Some(Listen::Join { subscriber, to: muxer }) = asked.recv().await else { panic!("it joins first") };
+            let Some(Listen::Join { subscriber, to: muxer, .. }) = asked.recv().await else { panic!("it joins first") };
             let catch_up = asked.recv().await;
             assert!(matches!(catch_up, Some(Listen::CatchUp { listener, .. }) if listener == subscriber));
             Self { shelf, key, store, asked, muxer, subscriber, _stream: stream }

@@ -30,6 +30,7 @@ use super::{
         link::{ExitReason, Link},
         outbox::Progress,
         output::{Output, SharedOutput},
+        route::Route,
         socket::{self, Arrived, RawSocket, ReadError, Reads, Writes},
         tls::is_hang_up,
         wakeup::{Patience, Waiter, Wakeup},
@@ -98,6 +99,8 @@ struct Place {
     venue: Arc<Venue>,
     /// As `connect` said it, which the names of later commands complete.
     app: String,
+    /// The way it came, where it is a relay.
+    route: Route,
 }
 
 enum Role {
@@ -725,6 +728,13 @@ impl Handler<PlayerNotice> for Connection {
                 } else {
                     self.end("the publisher left and idle_streams is off", ctx);
                 }
+            }
+            PlayerNotice::TurnedAway(refusal) => {
+                if let Role::Player(role) = &self.role {
+                    let msid = role.msid;
+                    self.session.refuse_play(msid, refusal.code, &refusal.reason);
+                }
+                self.end(&format!("play: {}", refusal.reason), ctx);
             }
         }
     }

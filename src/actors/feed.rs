@@ -13,7 +13,10 @@ use actix::prelude::*;
 use super::{
     live_stream::gop_limits,
     source::{Deliver, Listen, Source, Subscribers, next_subscriber},
-    support::link::{ExitReason, Link},
+    support::{
+        link::{ExitReason, Link},
+        route::Route,
+    },
 };
 use crate::{
     config::Live,
@@ -177,7 +180,7 @@ impl Actor for Feed {
     fn started(&mut self, ctx: &mut Self::Context) {
         let to = ctx.address().recipient();
         // Once in the life of a feed, as an audience does.
-        self.stream.to.do_send(Listen::Join { subscriber: self.subscriber, to });
+        self.stream.to.do_send(Listen::Join { subscriber: self.subscriber, to, wants: Some(Route::default()) });
         self.stream.to.do_send(Listen::CatchUp { subscriber: self.subscriber, listener: 0 });
     }
 
@@ -214,6 +217,7 @@ impl Handler<Deliver> for Feed {
                 self.begin_anew(State::Idle);
                 self.subscribers.tell(&Deliver::End);
             }
+            turned_away @ Deliver::TurnedAway(_) => self.subscribers.tell(&turned_away),
         }
     }
 }
@@ -223,7 +227,7 @@ impl Handler<Listen> for Feed {
 
     fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
         match listen {
-            Listen::Join { subscriber, to } => self.subscribers.join(subscriber, to),
+            Listen::Join { subscriber, to, wants } => self.subscribers.join(subscriber, to, wants),
             Listen::CatchUp { subscriber, listener } => self.catch_up(subscriber, listener),
             Listen::Leave { subscriber } => self.subscribers.leave(subscriber),
         }
@@ -344,7 +348,7 @@ mod tests {
         async fn join(&self, id: u64) -> mpsc::Receiver<Deliver> {
             let (probe, seen) = probe::<Deliver>();
             let to = &self.running.source.to;
-            to.send(Listen::Join { subscriber: id, to: probe.recipient() }).await.expect("the feed lives");
+            to.send(Listen::Join { subscriber: id, to: probe.recipient(), wants: None }).await.expect("the feed lives");
             to.send(Listen::CatchUp { subscriber: id, listener: 5 }).await.expect("the feed lives");
             seen
         }
@@ -375,6 +379,7 @@ mod tests {
             Deliver::Media { gap: true, batch } => ("gap", bodies(batch.packets())),
             Deliver::Media { batch, .. } => ("media", bodies(batch.packets())),
             Deliver::End => ("end", Vec::new()),
+            Deliver::TurnedAway(_) => ("turned away", Vec::new()),
         }
     }
 

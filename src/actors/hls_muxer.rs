@@ -529,7 +529,7 @@ impl Actor for HlsMuxer {
 impl HlsMuxer {
     fn join(&mut self, ctx: &mut Context<Self>) {
         if let Some(stream) = self.stream.take() {
-            self.intake = Some(Intake::new(stream, ctx.address().recipient()));
+            self.intake = Some(Intake::new(stream, ctx.address().recipient(), matches!(self.sink, Sink::Memory(_))));
         }
     }
 }

@@ -12,9 +12,15 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use super::{
+    children::Children,
+    hooks::Hooks,
     live_stream::Rules,
+    relays::Relays,
     router::Router,
-    support::{census::Census, deadlines::Times, directory::Directory, disk::Disk, shelf::Shelf, viewers::Viewers},
+    support::{
+        census::Census, deadlines::Times, directory::Directory, disk::Disk, route::NodeId, shelf::Shelf,
+        viewers::Viewers,
+    },
 };
 use crate::{
     config::{Application, Config, Limits, RtmpOptions, Server},
@@ -36,12 +42,23 @@ pub struct House {
     pub shelf: Shelf,
     pub disk: Disk,
     pub limits: Limits,
+    pub desks: Desks,
+    /// Tells relays of this process from those of others.
+    pub node: NodeId,
     /// The applications of each server, by its index.
     floors: Vec<Floor>,
     started: Instant,
     connections: AtomicU64,
     tls_handshakes: AtomicU32,
     max_tls_handshakes: u32,
+}
+
+/// Those who look after what happens outside of this process. None of them: nothing does.
+#[derive(Default)]
+pub struct Desks {
+    pub hooks: Option<Addr<Hooks>>,
+    pub relays: Option<Addr<Relays>>,
+    pub children: Option<Addr<Children>>,
 }
 
 impl House {
@@ -64,12 +81,20 @@ impl House {
             shelf: Shelf::default(),
             disk: Disk::default(),
             limits,
+            desks: Desks::default(),
+            node: NodeId::random(),
             floors,
             started: Instant::now(),
             connections: AtomicU64::new(0),
             tls_handshakes: AtomicU32::new(0),
             max_tls_handshakes,
         }
+    }
+
+    /// The same, with those who look after what happens outside.
+    #[must_use]
+    pub fn with_desks(self, desks: Desks) -> Self {
+        Self { desks, ..self }
     }
 
     /// Time since the server started.
@@ -167,7 +192,7 @@ impl Floor {
                     slow_player: live.slow_player_timeout,
                     ..Times::new(limits, &server.rtmp)
                 }),
-                rules: Arc::new(Rules { live, amf: amf_limits(limits, limits.amf_max_data_string) }),
+                rules: Arc::new(Rules { live, amf: amf_limits(limits, limits.amf_max_data_string), is_fetched: false }),
                 access_log: logs.of(&application.access_log),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),

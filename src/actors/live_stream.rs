@@ -19,10 +19,12 @@ use tracing::{debug, info, warn};
 
 use super::{
     router::Opened,
-    source::{Deliver, Listen, Subscribers},
+    source::{Deliver, Listen, Refusal, Subscribers},
     support::{
         counters::StreamCounters,
+        facts::SessionFacts,
         link::{ExitReason, Link},
+        route::Route,
     },
 };
 use crate::{
@@ -52,6 +54,8 @@ pub struct LiveStream {
     /// Bounded by [`MAX_NEWCOMERS`], and each waits no longer than [`REFUSAL_WAITS`].
     newcomers: VecDeque<Newcomer>,
     subscribers: Subscribers,
+    /// Somebody watches, and that has been told.
+    is_wanted: bool,
     counters: Arc<StreamCounters>,
     /// The codecs of picture and sound that `counters` were told of.
     described: (Option<Codec>, Option<Codec>),
@@ -67,14 +71,16 @@ pub struct Rules {
     pub live: Live,
     /// What the values in metadata may be.
     pub amf: amf::Limits,
+    /// Its streams can come from elsewhere: who asks for one that nobody publishes may wait for it.
+    pub is_fetched: bool,
 }
 
 /// Somebody wants to publish here. The answer is the last word on whether the name is free.
 #[derive(Message)]
 #[rtype(result = "Result<Publication, NameInUse>")]
 pub struct Publish {
-    pub session: u64,
-    pub peer: Option<SocketAddr>,
+    /// Its id names the publisher from here on. Who publishes already and asks again goes on: nothing ends for the players.
+    pub facts: Arc<SessionFacts>,
     /// Told when another publisher takes over.
     pub to: Recipient<Replaced>,
 }
@@ -125,16 +131,45 @@ pub enum Medium {
 }
 
 /// What happens to a stream, for whoever makes something of it.
-#[derive(Message)]
+#[derive(Message, Clone)]
 #[rtype(result = "()")]
 pub enum StreamEvent {
     /// Somebody was let in to publish; nothing may have come yet.
-    Published { key: StreamKey, opened: Opened },
+    Published { key: StreamKey, opened: Opened, facts: Arc<SessionFacts> },
+    /// Another publisher took the place of the one that was there; for the players nothing ends.
+    Replaced { key: StreamKey, id: u64, facts: Arc<SessionFacts> },
     /// The publisher left; another one may come.
     Ended { key: StreamKey, id: u64 },
+    /// Somebody watches, or waits for a publisher; `route` is the way the first of them came.
+    Wanted { key: StreamKey, opened: Opened, route: Route },
+    /// Nobody does any more.
+    Unwanted { key: StreamKey, id: u64 },
     /// The stream itself is no more, however it went.
     Gone { key: StreamKey, id: u64 },
 }
+
+/// Who hears of streams.
+#[derive(Clone, Default)]
+pub struct StreamEvents(Arc<[Recipient<StreamEvent>]>);
+
+impl StreamEvents {
+    pub fn to<const N: usize>(hearers: [Recipient<StreamEvent>; N]) -> Self {
+        Self(hearers.into())
+    }
+}
+
+/// The publisher has lost what it publishes, and will come back with [`Publish`] or give up with [`EndPublish`]. Until then the
+/// players wait.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AwaitPublisher {
+    pub session: u64,
+}
+
+/// Sends everybody away who waits for this stream: it is not to be had.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct TurnAway(pub Arc<Refusal>);
 
 /// The publisher is done.
 #[derive(Message)]
@@ -147,14 +182,15 @@ pub struct EndPublish {
 struct Herald {
     key: StreamKey,
     id: u64,
-    to: Option<Recipient<StreamEvent>>,
+    to: StreamEvents,
 }
 
 impl Herald {
-    /// At most twice a publish, and once for the stream: it may not get lost.
+    /// At most twice a publish, twice for all who watch at a time, and once for the stream: it may not get lost.
     fn tell(&self, event: impl FnOnce(StreamKey, u64) -> StreamEvent) {
-        if let Some(to) = &self.to {
-            to.do_send(event(self.key.clone(), self.id));
+        let event = event(self.key.clone(), self.id);
+        for to in self.to.0.iter() {
+            to.do_send(event.clone());
         }
     }
 }
@@ -166,13 +202,14 @@ impl Drop for Herald {
 }
 
 struct Publisher {
-    session: u64,
-    peer: Option<SocketAddr>,
+    facts: Arc<SessionFacts>,
     to: Recipient<Replaced>,
     began: Duration,
     last_media: Duration,
     /// Media has come: players have been told.
     active: bool,
+    /// It has lost what it publishes, and said that it will come back.
+    is_away: bool,
 }
 
 /// Somebody who wants to publish here while the last publisher may be about to leave.
@@ -186,7 +223,7 @@ impl LiveStream {
         key: StreamKey,
         rules: Arc<Rules>,
         counters: Arc<StreamCounters>,
-        events: Option<Recipient<StreamEvent>>,
+        events: StreamEvents,
         link: Link,
     ) -> Self {
         let herald = Herald { key: key.clone(), id: counters.id, to: events };
@@ -205,6 +242,7 @@ impl LiveStream {
             publisher: None,
             newcomers: VecDeque::new(),
             subscribers: Subscribers::default(),
+            is_wanted: false,
             counters,
             described: (None, None),
             jump_said: None,
@@ -218,7 +256,11 @@ impl LiveStream {
     }
 
     /// Whether a newcomer may take the place of the publisher that is there.
-    fn may_replace(&self, publisher: &Publisher, now: Duration) -> bool {
+    fn may_replace(&self, publisher: &Publisher, newcomer: &SessionFacts, now: Duration) -> bool {
+        // A relay stands in for a publisher: it makes way for one, and takes nobody's place.
+        if newcomer.is_relay || publisher.facts.is_relay {
+            return publisher.facts.is_relay && !newcomer.is_relay;
+        }
         match self.rules.live.duplicate_publisher {
             DuplicatePublisher::Reject => false,
             DuplicatePublisher::Replace => true,
@@ -347,6 +389,26 @@ impl LiveStream {
         self.herald.tell(|key, id| StreamEvent::Ended { key, id });
     }
 
+    fn opened(&self, ctx: &Context<Self>) -> Opened {
+        Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) }
+    }
+
+    /// Says whether somebody watches, when that has changed.
+    fn note_wanted(&mut self, ctx: &Context<Self>) {
+        let wants = self.subscribers.wants();
+        if wants.is_some() == self.is_wanted {
+            return;
+        }
+        self.is_wanted = wants.is_some();
+        match wants.cloned() {
+            Some(route) => {
+                let opened = self.opened(ctx);
+                self.herald.tell(|key, _| StreamEvent::Wanted { key, opened, route });
+            }
+            None => self.herald.tell(|key, id| StreamEvent::Unwanted { key, id }),
+        }
+    }
+
     fn is_active(&self) -> bool {
         self.publisher.as_ref().is_some_and(|publisher| publisher.active)
     }
@@ -383,35 +445,45 @@ impl LiveStream {
     fn claim(&mut self, asked: &Publish, ctx: &Context<Self>) -> Result<Publication, NameInUse> {
         let now = self.now();
         if let Some(publisher) = &self.publisher {
-            if !self.may_replace(publisher, now) {
-                let silent_ms = now.saturating_sub(publisher.last_media).as_millis() as u64;
-                return Err(NameInUse { by: publisher.peer, silent_ms });
+            if publisher.facts.id != asked.facts.id {
+                if !self.may_replace(publisher, &asked.facts, now) {
+                    let silent_ms = now.saturating_sub(publisher.last_media).as_millis() as u64;
+                    return Err(NameInUse { by: publisher.facts.address, silent_ms });
+                }
+                let (old, new) = (PeerName(&publisher.facts.address), PeerName(&asked.facts.address));
+                warn!(stream = %self.key, %old, %new, "publisher replaced");
+                // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
+                let _ = publisher.to.try_send(Replaced);
             }
-            warn!(stream = %self.key, old = %PeerName(&publisher.peer), new = %PeerName(&asked.peer), "publisher replaced");
-            // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
-            let _ = publisher.to.try_send(Replaced);
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
         }
-        let Publish { session, peer, to } = asked;
+        let Publish { facts, to } = asked;
         self.timeline.begin_session(now);
         let replaced = self.publisher.replace(Publisher {
-            session: *session,
-            peer: *peer,
+            facts: Arc::clone(facts),
             to: to.clone(),
             began: now,
             last_media: now,
             active: false,
+            is_away: false,
         });
         self.described = (None, None);
         self.counters.begin(Instant::now());
         self.counters.publishing.store(true, Ordering::Relaxed);
-        if replaced.is_none() {
+        let new = Arc::clone(facts);
+        match replaced {
             // Now that it can be seen: whoever hears of it looks.
-            let opened = Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) };
-            self.herald.tell(|key, _| StreamEvent::Published { key, opened });
+            None => {
+                let opened = self.opened(ctx);
+                self.herald.tell(|key, _| StreamEvent::Published { key, opened, facts: new });
+            }
+            Some(old) if old.facts.id != facts.id => {
+                self.herald.tell(|key, id| StreamEvent::Replaced { key, id, facts: new });
+            }
+            Some(_) => {}
         }
-        Ok(Publication { session: *session })
+        Ok(Publication { session: facts.id })
     }
 
     /// Answers the newcomer that has waited longest, whatever the answer is by now. Each brings one timer; a publisher's
@@ -433,8 +505,8 @@ impl LiveStream {
 impl Handler<Ingest> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, ingest: Ingest, _: &mut Self::Context) {
-        let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.session == ingest.session) else {
+    fn handle(&mut self, ingest: Ingest, ctx: &mut Self::Context) {
+        let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.facts.id == ingest.session) else {
             return; // somebody else has taken over
         };
         let begins = !publisher.active
@@ -447,6 +519,8 @@ impl Handler<Ingest> for LiveStream {
         let packets: SmallVec<_> = ingest.messages.into_iter().filter_map(|message| self.take(message, now)).collect();
         if !packets.is_empty() {
             self.subscribers.deliver(&Batch::new(packets), false, &self.counters);
+            // Who is gone without a word has been forgotten.
+            self.note_wanted(ctx);
         }
     }
 }
@@ -455,7 +529,7 @@ impl Handler<EndPublish> for LiveStream {
     type Result = ();
 
     fn handle(&mut self, EndPublish { session }: EndPublish, ctx: &mut Self::Context) {
-        let Some(publisher) = self.publisher.as_ref().filter(|publisher| publisher.session == session) else { return };
+        let Some(publisher) = self.publisher.as_ref().filter(|publisher| publisher.facts.id == session) else { return };
         let lasted = self.now().saturating_sub(publisher.began);
         debug!(stream = %self.key, seconds = lasted.as_secs(), "publisher gone");
         self.end_publisher();
@@ -466,14 +540,39 @@ impl Handler<EndPublish> for LiveStream {
 impl Handler<Listen> for LiveStream {
     type Result = ();
 
-    fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
+    fn handle(&mut self, listen: Listen, ctx: &mut Self::Context) {
         match listen {
-            Listen::Join { subscriber, to } => self.subscribers.join(subscriber, to),
+            Listen::Join { subscriber, to, wants } => self.subscribers.join(subscriber, to, wants),
             Listen::CatchUp { subscriber, listener } if self.is_active() => {
                 self.subscribers.begin(subscriber, listener, || self.burst());
             }
             Listen::CatchUp { .. } => {} // told with everybody else, when a publisher comes
             Listen::Leave { subscriber } => self.subscribers.leave(subscriber),
+        }
+        self.note_wanted(ctx);
+    }
+}
+
+impl Handler<AwaitPublisher> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, AwaitPublisher { session }: AwaitPublisher, _: &mut Self::Context) {
+        if let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.facts.id == session) {
+            publisher.is_away = true;
+            // Who comes now waits for what comes then.
+            publisher.active = false;
+            self.cache.clear();
+        }
+    }
+}
+
+impl Handler<TurnAway> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, TurnAway(refusal): TurnAway, _: &mut Self::Context) {
+        // Somebody may have come to publish meanwhile.
+        if self.publisher.as_ref().is_none_or(|publisher| publisher.is_away) {
+            self.subscribers.tell(&Deliver::TurnedAway(refusal));
         }
     }
 }
@@ -561,7 +660,10 @@ mod tests {
         async fn join(stream: &Addr<LiveStream>, id: u64) -> Self {
             let player = Self::new();
             let to = player.address.clone().recipient();
-            stream.send(Listen::Join { subscriber: id, to }).await.expect("the stream lives");
+            stream
+                .send(Listen::Join { subscriber: id, to, wants: Some(Route::default()) })
+                .await
+                .expect("the stream lives");
             stream.send(Listen::CatchUp { subscriber: id, listener: 0 }).await.expect("the stream lives");
             player
         }
@@ -572,7 +674,7 @@ mod tests {
             match self.seen.recv().await.expect("the stream lives") {
                 Deliver::Begin { burst, .. } => about(&burst),
                 Deliver::Media { batch, .. } => about(batch.packets()),
-                Deliver::End => vec![(PacketKind::End, 0)],
+                Deliver::End | Deliver::TurnedAway(_) => vec![(PacketKind::End, 0)],
             }
         }
     }
@@ -580,12 +682,23 @@ mod tests {
     fn stream(live: Live) -> Addr<LiveStream> {
         let key = StreamKey::parse("default", "live", "test").expect("a good name");
         let link = Link::new(1, Parent.start().recipient());
-        LiveStream::new(key, Arc::new(Rules { live, amf: amf::Limits::DATA }), Arc::default(), None, link).start()
+        LiveStream::new(
+            key,
+            Arc::new(Rules { live, amf: amf::Limits::DATA, is_fetched: false }),
+            Arc::default(),
+            StreamEvents::default(),
+            link,
+        )
+        .start()
+    }
+
+    fn facts(id: u64) -> Arc<SessionFacts> {
+        Arc::new(SessionFacts { id, ..SessionFacts::default() })
     }
 
     async fn publish(stream: &Addr<LiveStream>, session: u64) -> Result<Publication, NameInUse> {
         let to = Player::new().address.recipient();
-        stream.send(Publish { session, peer: None, to }).await.expect("the stream lives")
+        stream.send(Publish { facts: facts(session), to }).await.expect("the stream lives")
     }
 
     async fn send(stream: &Addr<LiveStream>, session: u64, messages: &[(Medium, u32, &'static [u8])]) {
@@ -648,7 +761,7 @@ mod tests {
         let stream = stream(Live { duplicate_publisher: DuplicatePublisher::Reject, ..Live::default() });
         publish(&stream, 1).await.expect("the name is free");
         let to = Player::new().address.recipient();
-        let asked = stream.send(Publish { session: 2, peer: None, to });
+        let asked = stream.send(Publish { facts: facts(2), to });
         stream.do_send(EndPublish { session: 1 });
         assert_eq!(asked.await.expect("the stream lives"), Ok(Publication { session: 2 }));
         let began = Instant::now();
@@ -721,7 +834,7 @@ mod tests {
                     packets += batch.packets().len();
                     gaps += u32::from(gap);
                 }
-                Deliver::Begin { .. } | Deliver::End => {}
+                Deliver::Begin { .. } | Deliver::End | Deliver::TurnedAway(_) => {}
             }
         }
         assert_eq!(gaps, 1);
@@ -739,5 +852,31 @@ mod tests {
         let late = Player::join(&stream, 8).await.seen.recv().await;
         let Some(Deliver::Begin { burst, .. }) = late else { panic!("a joiner is told how things stand") };
         assert_eq!(&burst[0].payload()[..], b"newest");
+    }
+
+    #[actix::test]
+    async fn a_relay_that_lost_its_source_goes_on_under_the_same_players_and_makes_way_for_a_publisher() {
+        tokio::time::pause();
+        let stream = stream(Live { idle_streams: false, ..Live::default() });
+        let relay = Arc::new(SessionFacts { id: 1, is_relay: true, ..SessionFacts::default() });
+        let ask =
+            |facts: &Arc<SessionFacts>| Publish { facts: Arc::clone(facts), to: Player::new().address.recipient() };
+        stream.send(ask(&relay)).await.expect("the stream lives").expect("the name is free");
+        let mut player = Player::join(&stream, 1).await;
+        send(&stream, 1, &[(Medium::Video, 0, AVC_CONFIG), (Medium::Video, 0, KEY)]).await;
+        let begun = player.next().await;
+        let before = player.next().await;
+        stream.send(AwaitPublisher { session: 1 }).await.expect("the stream lives");
+        stream.send(ask(&relay)).await.expect("the stream lives").expect("it was expected");
+        send(&stream, 1, &[(Medium::Video, 7000, AVC_CONFIG), (Medium::Video, 7000, KEY)]).await;
+        let (begun_again, after) = (player.next().await, player.next().await);
+        assert_eq!((begun.len(), begun_again.len()), (0, 0), "nothing ended for the player, it began anew");
+        let time = |packets: &[(PacketKind, i64)]| packets.last().map(|(_, time)| *time);
+        assert!(time(&before) < time(&after), "{before:?} {after:?}");
+
+        let other = Arc::new(SessionFacts { id: 2, is_relay: true, ..SessionFacts::default() });
+        assert!(stream.send(ask(&other)).await.expect("the stream lives").is_err(), "no relay takes another's place");
+        publish(&stream, 3).await.expect("a relay makes way for a publisher");
+        assert!(stream.send(ask(&relay)).await.expect("the stream lives").is_err(), "and does not come back");
     }
 }

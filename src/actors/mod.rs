@@ -14,7 +14,7 @@
 //! | `http` | `OpenOutput` | `Outputs` | what is made of this stream? |
 //! | `Outputs` | `OpenStream` | `Router` | as a player does |
 //! | `Outputs` | (starts), `EndFeed` | `Feed` | the first viewer of a format starts it; nobody watches any more |
-//! | `LiveStream` | `StreamEvent` | `Outputs` | somebody publishes, left, the stream is gone |
+//! | `LiveStream` | `StreamEvent` | `Outputs`, `Hooks`, `Relays`, `Children` | somebody publishes, left, watches, watches no more, the stream is gone |
 //! | `http` | (starts) | `CmafMuxer`, `HlsMuxer` | the first who asks for a playlist or manifest opens an output in memory |
 //! | `Outputs` | (starts), `FinishFiles` | `HlsMuxer`, `CmafMuxer` | somebody publishes where files are to be written; the process is about to end |
 //! | `HlsMuxer`, `CmafMuxer` | `Listen` | `LiveStream` | a muxer joins, and leaves |
@@ -34,15 +34,18 @@
 //! the router wait for nobody.
 
 pub mod audience;
+pub mod children;
 pub mod cmaf_muxer;
 pub mod connection;
 pub mod feed;
 pub mod hls_muxer;
+pub mod hooks;
 pub mod house;
 pub mod listener;
 pub mod live_stream;
 pub mod outputs;
 pub mod port;
+pub mod relays;
 pub mod router;
 pub mod segments;
 pub mod source;

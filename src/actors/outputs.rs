@@ -179,11 +179,14 @@ impl Handler<StreamEvent> for Outputs {
     fn handle(&mut self, event: StreamEvent, ctx: &mut Self::Context) {
         match event {
             // A feed hears both from the stream itself, and so do the muxers that write files.
-            StreamEvent::Published { key, opened } => {
+            StreamEvent::Published { key, opened, .. } => {
                 let home = self.home();
                 self.files.begin(&self.house, &key, &opened, &home, &ctx.address().recipient());
             }
-            StreamEvent::Ended { .. } => {}
+            StreamEvent::Ended { .. }
+            | StreamEvent::Replaced { .. }
+            | StreamEvent::Wanted { .. }
+            | StreamEvent::Unwanted { .. } => {}
             StreamEvent::Gone { key, id } => self.feeds.retain(|(of, _), known| {
                 let lives = known.stream != id || *of != key;
                 if !lives {

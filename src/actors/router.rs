@@ -12,7 +12,7 @@ use actix::prelude::*;
 use tracing::error;
 
 use super::{
-    live_stream::{LiveStream, Rules, StreamEvent},
+    live_stream::{LiveStream, Rules, StreamEvents},
     source::Source,
     support::{
         counters::StreamCounters,
@@ -26,7 +26,7 @@ pub struct Router {
     limits: Limits,
     directory: Directory,
     /// Who is told what happens to streams.
-    events: Option<Recipient<StreamEvent>>,
+    events: StreamEvents,
     /// Streams that live, by their id: what to forget when one exits.
     names: HashMap<u64, StreamKey>,
     next_id: u64,
@@ -84,7 +84,7 @@ impl Router {
     pub fn new(
         limits: Limits,
         directory: Directory,
-        events: Option<Recipient<StreamEvent>>,
+        events: StreamEvents,
         alive: tokio::sync::oneshot::Sender<()>,
     ) -> Self {
         Self { limits, directory, events, names: HashMap::new(), next_id: 1, _alive: alive }
@@ -133,7 +133,7 @@ impl Handler<OpenStream> for Router {
             Some(Opened { stream, counters })
         });
         let publishing = living.as_ref().is_some_and(|opened| opened.counters.publishing.load(Ordering::Relaxed));
-        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !publishing {
+        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !asked.rules.is_fetched && !publishing {
             return Err(NoStream::NotFound);
         }
         match living {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use actix::prelude::*;
 
-use super::support::counters::StreamCounters;
+use super::support::{counters::StreamCounters, route::Route};
 use crate::media::packet::{Batch, Packet};
 
 /// A stream or a feed, as those who listen know it. It lives as long as somebody holds this.
@@ -24,8 +24,9 @@ pub struct Source {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum Listen {
-    /// From the next packet on this subscriber is told everything.
-    Join { subscriber: u64, to: Recipient<Deliver> },
+    /// From the next packet on this subscriber is told everything. `wants`: somebody watches through it, having come this
+    /// way, and the stream is worth fetching for it; none: it takes what is there.
+    Join { subscriber: u64, to: Recipient<Deliver>, wants: Option<Route> },
     /// A subscriber has a new listener. If somebody publishes, the subscriber is told in a [`Deliver::Begin`] for this
     /// listener what a late joiner needs, in order with everything else it is told.
     CatchUp { subscriber: u64, listener: u64 },
@@ -44,6 +45,16 @@ pub enum Deliver {
     Media { batch: Batch, gap: bool },
     /// The publisher is gone.
     End,
+    /// There is nothing to be had here, and there will not be: whoever waits is to go.
+    TurnedAway(Arc<Refusal>),
+}
+
+/// Why a stream is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// As RTMP says it: `NetStream.Play.StreamNotFound`.
+    pub code: &'static str,
+    pub reason: String,
 }
 
 /// Under which a source knows its next subscriber.
@@ -59,13 +70,14 @@ pub struct Subscribers(Vec<Subscriber>);
 struct Subscriber {
     id: u64,
     to: Recipient<Deliver>,
+    wants: Option<Route>,
     /// Its mailbox was full: the next delivery tells it so.
     missed: bool,
 }
 
 impl Subscribers {
-    pub fn join(&mut self, id: u64, to: Recipient<Deliver>) {
-        self.0.push(Subscriber { id, to, missed: false });
+    pub fn join(&mut self, id: u64, to: Recipient<Deliver>, wants: Option<Route>) {
+        self.0.push(Subscriber { id, to, wants, missed: false });
     }
 
     pub fn leave(&mut self, id: u64) {
@@ -74,6 +86,11 @@ impl Subscribers {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The way of the first of those for whom the stream is worth fetching.
+    pub fn wants(&self) -> Option<&Route> {
+        self.0.iter().find_map(|subscriber| subscriber.wants.as_ref())
     }
 
     pub fn is_empty(&self) -> bool {

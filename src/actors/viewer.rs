@@ -225,6 +225,7 @@ impl Handler<PlayerNotice> for Viewer {
         match notice {
             PlayerNotice::Ended if self.venue.application.live_options.idle_streams => {}
             PlayerNotice::Ended => self.finish("the publisher left and idle_streams is off"),
+            PlayerNotice::TurnedAway(refusal) => self.finish(&refusal.reason),
             PlayerNotice::Broken(error) => self.break_off(&error.to_string(), ctx),
             PlayerNotice::Blocked => {} // said of sockets only
         }
@@ -252,9 +253,9 @@ mod tests {
     use super::*;
     use crate::{
         actors::{
-            live_stream::{EndPublish, Incoming, Ingest, Medium, Publish, Replaced},
+            live_stream::{EndPublish, Incoming, Ingest, Medium, Publish, Replaced, StreamEvents},
             router::{OpenStream, Opened, Purpose, Router},
-            support::{census::Census, directory::Directory},
+            support::{census::Census, directory::Directory, facts::SessionFacts},
         },
         config::{BuiltIn, Config, Live},
         log::access::AccessLogFiles,
@@ -288,7 +289,7 @@ mod tests {
             let server = Arc::clone(&config.servers[0]);
             let directory = Directory::default();
             let (alive, _) = oneshot::channel();
-            let router = Router::new(config.limits.clone(), directory.clone(), None, alive).start();
+            let router = Router::new(config.limits.clone(), directory.clone(), StreamEvents::default(), alive).start();
             let census = Census::new(config.limits.clone(), 100);
             config.servers.iter_mut().for_each(|server| Arc::make_mut(server).access_log.clear());
             let logs = AccessLogFiles::open(&Config { servers: Vec::new(), ..config.clone() }, None)
@@ -314,7 +315,8 @@ mod tests {
         async fn publish(&mut self) {
             self.session += 1;
             let to = Publisher.start().recipient();
-            let asked = Publish { session: self.session, peer: None, to };
+            let facts = Arc::new(SessionFacts { id: self.session, ..SessionFacts::default() });
+            let asked = Publish { facts, to };
             self.opened.stream.send(asked).await.expect("the stream lives").expect("the name is free");
             self.send(&[CONFIG, KEY]).await;
         }

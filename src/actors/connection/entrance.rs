@@ -22,6 +22,8 @@ use crate::{
         support::{
             census::{Crowded, Publishing},
             deadlines::Stage,
+            facts::SessionFacts,
+            route::Route,
             wakeup::Wakeup,
         },
     },
@@ -95,6 +97,13 @@ impl Connection {
         record.tc_url = request.tc_url;
         record.audio_codecs = request.audio_codecs;
         record.video_codecs = request.video_codecs;
+        let route = match Route::parse(&request.route, self.house.node) {
+            Ok(route) => route,
+            Err(bad) => {
+                self.session.reject_connect("NetConnection.Connect.Rejected", &bad.to_string());
+                return self.end(&format!("connect: {bad}"), ctx);
+            }
+        };
         let venue = self.house.venue(&server, app).or_else(|| self.house.venue(&server, &target.app));
         let Some(venue) = venue else {
             self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{app}\""));
@@ -102,7 +111,7 @@ impl Connection {
         };
         self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Command, now);
-        self.place = Some(Box::new(Place { server, venue, app: request.app }));
+        self.place = Some(Box::new(Place { server, venue, app: request.app, route }));
         let read_on = self.session.accept_connect();
         self.read_on(read_on, ctx);
     }
@@ -159,6 +168,13 @@ impl Connection {
                 Flow::Go
             }
         }
+    }
+
+    /// What is known of this session now.
+    fn facts(&self) -> SessionFacts {
+        let (_, connect_args) = self.place.as_ref().map_or(("", ""), |place| url::split_app(&place.app));
+        let route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
+        SessionFacts::of(&self.record, connect_args, &route)
     }
 
     fn is_occupied(&self) -> bool {
@@ -235,11 +251,12 @@ impl Connection {
     ) -> impl Future<Output = Result<Opened, Refused>> + 'static {
         let mut tries: Vec<_> =
             (0..STREAM_TRIES).map(|_| self.open_stream(key.clone(), venue, Purpose::Publish)).collect();
-        let (session, peer, to) = (self.id, self.record.remote, ctx.address());
+        let facts = Arc::new(self.facts());
+        let to = ctx.address();
         async move {
             while let Some(open) = tries.pop() {
                 let opened = open.await?;
-                match opened.stream.send(Publish { session, peer, to: to.clone().recipient() }).await {
+                match opened.stream.send(Publish { facts: Arc::clone(&facts), to: to.clone().recipient() }).await {
                     Ok(answer) => return answer.map(|_| opened).map_err(Refused::from),
                     // Everybody had left the stream, and it ended between the router's answer and our message.
                     Err(_) => continue,
@@ -308,7 +325,8 @@ impl Connection {
         self.deadlines.enter(Stage::Playing, now);
         self.record.milestones.start = Some(now.into());
         self.record.played = true;
-        let seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
+        let mut seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
+        seat.route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
         let ticket = audience::join(&opened.source(), seat);
         self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue) }));
         self.read_on(read_on, ctx);

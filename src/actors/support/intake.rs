@@ -3,7 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use crate::{
-    actors::source::{Deliver, Listen, Source, next_subscriber},
+    actors::{
+        source::{Deliver, Listen, Source, next_subscriber},
+        support::route::Route,
+    },
     media::packet::Packet,
     protocol::flv::sample::{self, MuxInput},
 };
@@ -29,10 +32,10 @@ pub enum Heard {
 }
 
 impl Intake {
-    /// Joins the stream, and asks for what a late joiner needs.
-    pub fn new(source: Source, to: actix::Recipient<Deliver>) -> Self {
+    /// Joins the stream, and asks for what a late joiner needs. `wants`: people watch what is made of it.
+    pub fn new(source: Source, to: actix::Recipient<Deliver>, wants: bool) -> Self {
         let subscriber = next_subscriber();
-        source.to.do_send(Listen::Join { subscriber, to });
+        source.to.do_send(Listen::Join { subscriber, to, wants: wants.then(Route::default) });
         source.to.do_send(Listen::CatchUp { subscriber, listener: subscriber });
         Self { source, subscriber, is_live: false }
     }
@@ -57,7 +60,7 @@ impl Intake {
                 read(batch.packets(), now_ms, &mut take);
             }
             Deliver::Media { .. } => {}
-            Deliver::End => {
+            Deliver::End | Deliver::TurnedAway(_) => {
                 self.is_live = false;
                 take(Heard::End);
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::chunk::WireStyle;
-use super::command::{self, Command, DataMessage};
+use super::command::{self, Command, DataMessage, ROUTE};
 use super::error::SessionError;
 use super::handshake::ClientHandshake;
 use super::limits::SessionLimits;
@@ -44,6 +44,8 @@ pub struct ClientConfig {
     pub page_url: String,
     /// Left out when empty.
     pub swf_url: String,
+    /// The nodes that this relay comes through; left out when empty.
+    pub route: String,
     /// FourCCs for `fourCcList`; left out when empty.
     pub announce: Vec<String>,
     /// The name to publish or play, with its query.
@@ -248,7 +250,12 @@ impl ClientSession {
             put("type", "nonprivate".into());
         }
         put("flashVer", config.flash_ver.as_str().into());
-        for (name, text) in [("swfUrl", &config.swf_url), ("tcUrl", &config.tc_url), ("pageUrl", &config.page_url)] {
+        for (name, text) in [
+            ("swfUrl", &config.swf_url),
+            ("tcUrl", &config.tc_url),
+            ("pageUrl", &config.page_url),
+            (ROUTE, &config.route),
+        ] {
             if !text.is_empty() {
                 put(name, text.as_str().into());
             }
@@ -512,6 +519,7 @@ impl ClientConfig {
             tc_url: tc_url.to_owned(),
             flash_ver: flash_ver.to_owned(),
             page_url: String::new(),
+            route: String::new(),
             swf_url: String::new(),
             announce: Vec::new(),
             name: name.to_owned(),

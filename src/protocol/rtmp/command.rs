@@ -116,6 +116,9 @@ fn without_format(payload: &[u8]) -> &[u8] {
     payload.strip_prefix(&[0]).unwrap_or(payload)
 }
 
+/// The property of `connect` in which relays of livemill say the nodes they come through. Others leave it alone.
+pub const ROUTE: &str = "livemillRoute";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::caps::{FORWARD, PlayerCaps};
 use super::chunk::WireStyle;
-use super::command::{self, Command, DataMessage};
+use super::command::{self, Command, DataMessage, ROUTE};
 use super::error::SessionError;
 use super::handshake::ServerHandshake;
 use super::limits::{Rate, SessionLimits};
@@ -148,6 +148,8 @@ pub struct ConnectRequest {
     pub video_codecs: u32,
     pub object_encoding: u32,
     pub caps: PlayerCaps,
+    /// The nodes that a relay of livemill comes through; empty for everybody else.
+    pub route: String,
 }
 
 /// How a play begins; the parts that are on go out in the order of the fields.
@@ -665,6 +667,7 @@ impl ServerSession {
             video_codecs: number("videoCodecs"),
             object_encoding: number("objectEncoding"),
             caps,
+            route: text(ROUTE),
         };
         let object_encoding = if request.object_encoding == 3 { 3 } else { 0 };
         self.phase = Phase::Asking { transaction: command.transaction, object_encoding };
