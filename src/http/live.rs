@@ -94,7 +94,7 @@ async fn watch(
         counters.publishing.load(Ordering::Relaxed)
     });
     // Said here as well as by the router, so that a crowd at the wrong address stays at the door.
-    if !is_live && !application.live_options.idle_streams {
+    if !is_live && !application.live_options.idle_streams && !asked.venue.rules.is_fetched {
         return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string());
     }
     if *request.method() == Method::HEAD {
