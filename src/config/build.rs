@@ -21,6 +21,7 @@ use super::{
     RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
+mod hooks;
 mod outputs;
 
 /// What the command line says about a configuration file.
@@ -528,6 +529,7 @@ impl Builder {
             rtmp: self.rtmp(scope),
             applications: applications.into_iter().map(|(application, _)| application).collect(),
             access_log: self.access_log(scope)?,
+            hooks: Arc::new(hooks::hooks(scope)),
         })
     }
 
@@ -584,6 +586,7 @@ impl Builder {
             access_log: self.access_log(scope)?,
             publish_key: scope.effective("publish_key").map(publish_key).transpose()?,
             outputs: self.outputs(scope)?,
+            hooks: Arc::new(hooks::hooks(scope)),
         })
     }
 
