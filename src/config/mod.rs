@@ -12,6 +12,7 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`oclp`]: the callbacks of a cluster.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //! - [`relays`]: where streams are pushed to and pulled from.
 //!
@@ -34,6 +35,7 @@ pub mod diagnose;
 pub mod directives;
 pub mod hosts;
 pub mod http;
+pub mod oclp;
 pub mod outputs;
 pub mod page;
 pub mod relays;
@@ -46,6 +48,7 @@ pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
 pub use hosts::Endpoint;
+pub use oclp::{HookTargets, OclpRule, OclpRules};
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
 pub use relays::Relays;
 
