@@ -15,6 +15,7 @@
 //! - [`oclp`]: the callbacks of a cluster.
 //! - [`hooks`]: who is asked and told over HTTP.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
+//! - [`relays`]: where streams are pushed to and pulled from.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.
@@ -39,6 +40,7 @@ pub mod http;
 pub mod oclp;
 pub mod outputs;
 pub mod page;
+pub mod relays;
 pub mod syntax;
 pub mod template;
 pub mod values;
@@ -51,6 +53,7 @@ pub use hooks::{HookFormat, HookMethod, HookSecret, HookUrl, Hooks, NotifyRules}
 pub use hosts::Endpoint;
 pub use oclp::{HookTargets, OclpRule, OclpRules};
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
+pub use relays::Relays;
 
 /// Everything one start needs to know. Cheap to share: each actor takes the `Arc` of its own server or application.
 #[derive(Debug, Clone)]
@@ -417,6 +420,7 @@ pub struct Application {
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
     pub hooks: Arc<Hooks>,
+    pub relays: Arc<Relays>,
 }
 
 impl Application {
@@ -623,6 +627,7 @@ impl Config {
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
             hooks: Arc::default(),
+            relays: Arc::default(),
         };
         let server = Server {
             index: 0,
