@@ -69,9 +69,16 @@ pub enum FlvError {
 enum Step {
     FileHeader,
     TagHeader,
-    Body { kind: u8, time: u32, length: usize, kept: Vec<u8> },
+    Body {
+        kind: u8,
+        time: u32,
+        length: usize,
+        kept: Vec<u8>,
+    },
     /// Bytes that mean nothing to us.
-    Skip { left: usize },
+    Skip {
+        left: usize,
+    },
 }
 
 impl FlvReader {
