@@ -22,6 +22,7 @@ use super::{
 };
 
 mod outputs;
+mod relays;
 
 /// What the command line says about a configuration file.
 #[derive(Debug, Clone, Default)]
@@ -133,43 +134,10 @@ fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Res
         ("connection_rate", _) => connection_rate(Some(directive)).map(drop),
         ("duplicate_publisher", _) => duplicate_publisher(Some(directive)).map(drop),
         ("publish_key", _) => publish_key(directive).map(drop),
-        ("push" | "pull", _) => relay(directive),
+        ("push" | "pull" | "static_pull", _) => relays::rule(directive).map(drop),
         ("http_outputs", _) => outputs::check_http_outputs(directive),
         ("hls_dir_access", _) => outputs::check_dir_access(directive),
         ("hls_nested_index_filename", _) => outputs::check_index(directive),
-        _ => Ok(()),
-    }
-}
-
-/// The `key=value` words of a relay. X and P take more URLs there, which are told by their punctuation.
-fn relay(directive: &Directive) -> Result<(), Problem> {
-    let name = directive.name.text.as_str();
-    let mut is_static = None;
-    let mut has_name = false;
-    for word in directive.args.iter().skip(1) {
-        let key = word.text.split('=').next().unwrap_or_default();
-        if !key.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
-            continue;
-        }
-        let Some(known) = RELAY_KEYS.iter().find(|known| known.eq_ignore_ascii_case(key)) else {
-            let meant = nearest(key, RELAY_KEYS.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
-            let all = format!("it is one of: {}", RELAY_KEYS.join(", "));
-            // The spelling is the module's.
-            return Err(Problem::at_word(format!("\"{name}\" directive unsuppored parameter"), directive, word)
-                .help(meant.unwrap_or(all)));
-        };
-        match *known {
-            "static" => is_static = Some(word),
-            "name" => has_name = true,
-            _ => {}
-        }
-    }
-    match is_static {
-        Some(word) if name == "push" => Err(Problem::at_word("static push is not allowed", directive, word)),
-        Some(word) if !has_name => {
-            let message = "stream name missing in static pull declaration";
-            Err(Problem::at_word(message, directive, word).help("add `name=STREAM`"))
-        }
         _ => Ok(()),
     }
 }
@@ -511,7 +479,7 @@ impl Builder {
         }
         let mut applications: Vec<(Arc<Application>, &Directive)> = Vec::new();
         for directive in scope.own("application") {
-            let application = self.application(directive, &scope.inside(Some(directive)))?;
+            let application = self.application(directive, &scope.inside(Some(directive)), &listens)?;
             let same = applications.iter().find(|(known, _)| known.name == application.name);
             if let Some((_, first)) = same {
                 return Err(Problem::at(format!("duplicate application \"{}\"", application.name), directive)
@@ -575,9 +543,16 @@ impl Builder {
         }
     }
 
-    fn application(&mut self, directive: &Directive, scope: &Scope<'_>) -> Result<Application, Problem> {
+    fn application(
+        &mut self,
+        directive: &Directive,
+        scope: &Scope<'_>,
+        listens: &[Listen],
+    ) -> Result<Application, Problem> {
+        let name = directive.args.first().map(|word| word.text.clone()).unwrap_or_default();
         Ok(Application {
-            name: directive.args.first().map(|word| word.text.clone()).unwrap_or_default(),
+            relays: Arc::new(self.relays(&name, scope, listens)?),
+            name,
             live: scope.flag("live"),
             live_options: live(scope)?,
             access: access(scope)?,
@@ -788,26 +763,6 @@ const BUFFER_ON: Duration = Duration::from_millis(350);
 
 /// In the family the value of `buffer` is only compared with 0, so large ones are written without harm.
 const MAX_BUFFER: Duration = Duration::from_secs(1);
-
-/// Of A, S and W, then of X and P.
-const RELAY_KEYS: &[&str] = &[
-    "app",
-    "name",
-    "tcurl",
-    "pageurl",
-    "swfurl",
-    "flashver",
-    "playpath",
-    "live",
-    "start",
-    "stop",
-    "static",
-    "servername",
-    "domain",
-    "pargs",
-    "referer",
-    "user_agent",
-];
 
 const LEVELS: &[&str] = &["emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"];
 

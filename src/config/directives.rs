@@ -448,8 +448,8 @@ static PROCESS: &[Row] = &[
     row("dynamic_refresh_interval", "XP", ROOT, Time, "5s", NotYet("livemill re-reads no file while it runs")),
     row("dynamic_domain_buckets", "XP", ROOT, Number, "101", NoEffect("tables grow by themselves")),
     row("worker_timers", "XP", ROOT.or(EVENTS), Number, "", RUNTIME),
-    row("resolver", "XP", EVENTS, Words(1, 8), "", NotYet("names are resolved by the system, once at start")),
-    row("resolver_timeout", "XP", EVENTS, Time, "60s", NotYet("names are resolved by the system, once at start")),
+    row("resolver", "XP", EVENTS, Words(1, 8), "", NoEffect("names are resolved by the system, at each attempt")),
+    row("resolver_timeout", "XP", EVENTS, Time, "60s", NoEffect("relays wait 5 s for a name")),
 ];
 
 static CORE: &[Row] = &[
@@ -482,8 +482,8 @@ static CORE: &[Row] = &[
     row("tcp_nopush", "W", MSA, Flag, "off", NoEffect("what belongs together is written in one call")),
     row("send_timeout", "W", MSA, Time, "60s", NoEffect("who takes no byte is closed after slow_player_timeout, over HTTP as over RTMP")),
     row("send_lowat", "W", MSA, Size, "0", NoEffect("has no meaning on Linux")),
-    row("resolver", "W", MSA, Words(1, 8), "", NotYet("for relays, which come in a later release")),
-    row("resolver_timeout", "W", MSA, Time, "30s", NotYet("for relays, which come in a later release")),
+    row("resolver", "W", MSA, Words(1, 8), "", NoEffect("names are resolved by the system, at each attempt")),
+    row("resolver_timeout", "W", MSA, Time, "30s", NoEffect("relays wait 5 s for a name")),
     row("connection_pool_size", "W", MS, Size, "", NoEffect("there is no such pool")),
     row("merge_slashes", "W", MS, Flag, "on", NoEffect("is for variables of the module")),
     row("server_names_hash_max_size", "XP", M, Number, "512", NoEffect("tables grow by themselves")),
@@ -675,19 +675,27 @@ static VOD: &[Row] = &[
     row("play_local_path", "ASW", MSA, Text, "", FILES),
 ];
 
-const RELAYS: Verdict = NotYet("relays come in a later release");
-
 static RELAY: &[Row] = &[
-    row("push", ALL, A, Words(1, 255), "", RELAYS).many_here(),
-    row("pull", ALL, A, Words(1, 255), "", RELAYS).many_here(),
-    row("push_reconnect", "ASW", MSA, Time, "3s", RELAYS),
-    row("pull_reconnect", "ASW", MSA, Time, "3s", RELAYS),
-    row("session_relay", "ASW", MSA, Flag, "off", RELAYS),
-    row("relay_buffer", ALL, MSA, Time, "5s", RELAYS),
-    row("failed_reconnect", "XP", MSA, Time, "50ms", RELAYS),
-    row("relay_reconnect", "XP", MSA, Time, "3s", RELAYS),
-    row("static_pull", "XP", MSA, Words(1, 255), "", RELAYS).many_here(),
-    row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", RELAYS),
+    row("push", ALL, A, Words(1, 255), "", Better("tried for ever; rtmps; several urls are backups")).many_here(),
+    row("pull", ALL, A, Words(1, 255), "", Better("tried for as long as anybody watches; rtmps, HTTP-FLV; several urls are backups"))
+        .many_here(),
+    row("push_reconnect", "ASW", MSA, Time, "3s", Better("what the wait grows to, from failed_reconnect on")),
+    row("pull_reconnect", "ASW", MSA, Time, "3s", Better("what the wait grows to, from failed_reconnect on; for every pull"))
+        .because("where it is not written, 1s for a pull that somebody waits for"),
+    row("session_relay", "ASW", MSA, Flag, "off", NoEffect("a push ends with the publish, whatever its session does next")),
+    row("relay_buffer", ALL, MSA, Time, "5s", Works),
+    row("failed_reconnect", "XP", MSA, Time, "50ms", Works),
+    row("relay_reconnect", "XP", MSA, Time, "3s", Better("where push_reconnect or pull_reconnect is not written")),
+    row("static_pull", "XP", MSA, Words(1, 255), "", Works).many_here(),
+    row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", Better("which server a static_pull outside of all servers is for")),
+    own("pull_idle", MSA, Time, "10s", "a pull goes on for so long after its last viewer: who comes back finds it"),
+    own("pull_grace", MSA, Time, "10s", "viewers wait for so long for a lost pull before they are told that the stream ended"),
+    own("relay_connect_timeout", MSA, Time, "5s", "for each address of the far end"),
+    own("relay_ready_timeout", MSA, Time, "10s", "from there until the far end lets it publish or play"),
+    own("pull_first_frame_timeout", MSA, Time, "10s", "a far end may accept and have nothing"),
+    own("pull_first_keyframe_timeout", MSA, Time, "20s", "without one nobody sees a picture"),
+    own("pull_timeout", MSA, Time, "15s", "a pull that brings nothing for so long is opened anew"),
+    own("push_timeout", MSA, Time, "10s", "a push whose far end takes nothing for so long is opened anew"),
 ];
 
 // What decides who may come in must not go missing unseen.

@@ -12,7 +12,9 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`oclp`]: the callbacks of a cluster.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
+//! - [`relays`]: where streams are pushed to and pulled from.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.
@@ -33,8 +35,10 @@ pub mod diagnose;
 pub mod directives;
 pub mod hosts;
 pub mod http;
+pub mod oclp;
 pub mod outputs;
 pub mod page;
+pub mod relays;
 pub mod syntax;
 pub mod template;
 pub mod values;
@@ -44,7 +48,9 @@ pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
 pub use hosts::Endpoint;
+pub use oclp::{HookTargets, OclpRule, OclpRules};
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
+pub use relays::Relays;
 
 /// Everything one start needs to know. Cheap to share: each actor takes the `Arc` of its own server or application.
 #[derive(Debug, Clone)]
@@ -408,6 +414,7 @@ pub struct Application {
     pub publish_key: Option<PublishKey>,
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
+    pub relays: Arc<Relays>,
 }
 
 impl Application {
@@ -613,6 +620,7 @@ impl Config {
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
+            relays: Arc::default(),
         };
         let server = Server {
             index: 0,

@@ -21,6 +21,7 @@ pub mod segment_store;
 pub mod sessions;
 pub mod shelf;
 pub mod socket;
+pub mod targets;
 pub mod tls;
 pub mod viewers;
 pub mod wakeup;
