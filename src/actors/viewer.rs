@@ -19,6 +19,7 @@ use super::{
         counters::{Protocol, StreamCounters},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
         hang_up::HangUp,
+        route::Route,
         viewers::{Entered, Entry},
     },
 };
@@ -55,6 +56,8 @@ pub struct Visit {
     pub form: Form,
     /// What is known of the request.
     pub record: SessionRecord,
+    /// The way it came, where it is a relay.
+    pub route: Route,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
 }
@@ -82,7 +85,7 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, hang_up } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, route, hang_up } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
@@ -93,7 +96,8 @@ impl Viewer {
                 remote: record.remote,
                 to: ctx.address().recipient(),
             });
-            let seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
+            let mut seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
+            seat.route = route;
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
@@ -346,6 +350,7 @@ mod tests {
                 protocol: Protocol::HttpFlv,
                 form,
                 record: SessionRecord::default(),
+                route: Route::default(),
                 hang_up,
             })
         }
