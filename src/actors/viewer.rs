@@ -12,13 +12,16 @@ use tracing::info;
 
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
+    children::Attendance,
     house::{House, Venue},
     source::Source,
     support::{
         body::{Body, BrokenOff, Form, SharedBody},
         counters::{Protocol, StreamCounters},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
+        facts::SessionFacts,
         hang_up::HangUp,
+        route::Route,
         viewers::{Entered, Entry},
     },
 };
@@ -42,6 +45,7 @@ pub struct Viewer {
     hang_up: Option<HangUp>,
     reason: Option<String>,
     record: Box<SessionRecord>,
+    _attendance: Option<Attendance>,
     _entered: Entered,
 }
 
@@ -93,6 +97,8 @@ impl Viewer {
                 remote: record.remote,
                 to: ctx.address().recipient(),
             });
+            let facts = || SessionFacts::of(&record, "", &Route::default());
+            let attendance = Attendance::begin(&house, &venue, &key, facts);
             let seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
             Self {
                 opened: house.now(),
@@ -107,6 +113,7 @@ impl Viewer {
                 hang_up,
                 reason: None,
                 record: Box::new(record),
+                _attendance: attendance,
                 _entered: entered,
                 house,
                 venue,

@@ -12,6 +12,7 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`exec`]: commands that are run beside streams.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
@@ -31,6 +32,7 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod exec;
 pub mod hosts;
 pub mod http;
 pub mod outputs;
@@ -43,6 +45,7 @@ pub mod verify;
 pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
+pub use exec::Exec;
 pub use hosts::Endpoint;
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
 
@@ -57,6 +60,8 @@ pub struct Config {
     pub log_formats: Vec<Arc<LogFormat>>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
+    /// Every `exec_static`, wherever it stands, and how its child is kept.
+    pub exec_static: Vec<(exec::ExecRule, exec::Keep)>,
     /// What the operator should read at start: one line each.
     pub warnings: Vec<Notice>,
 }
@@ -180,6 +185,8 @@ pub struct Limits {
     pub log_queue: usize,
     /// Lines a second with the same cause.
     pub log_rate: u32,
+    /// Children of exec in the whole process.
+    pub exec_max_processes: u32,
 }
 
 impl Default for Limits {
@@ -207,6 +214,7 @@ impl Default for Limits {
             max_unknown_command_rate: 20,
             log_queue: 8192,
             log_rate: 10,
+            exec_max_processes: 256,
         }
     }
 }
@@ -408,6 +416,8 @@ pub struct Application {
     pub publish_key: Option<PublishKey>,
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
+    /// What is run beside its streams.
+    pub exec: Exec,
 }
 
 impl Application {
@@ -613,6 +623,7 @@ impl Config {
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
+            exec: Exec::default(),
         };
         let server = Server {
             index: 0,
@@ -630,6 +641,7 @@ impl Config {
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
             http: (options.http_port > 0).then(|| Arc::new(http::Http::built_in(options.http_port))),
+            exec_static: Vec::new(),
             warnings: Vec::new(),
         }
     }
