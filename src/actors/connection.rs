@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     audience::{PlayerNotice, Ticket},
+    children::Attendance,
     house::{House, TlsHandshake, Venue},
     live_stream::{EndPublish, Incoming, Ingest, LiveStream, Medium, Replaced},
     port::Port,
@@ -130,6 +131,7 @@ struct PlayerRole {
     key: StreamKey,
     ticket: Ticket,
     venue: Arc<Venue>,
+    _attendance: Option<Attendance>,
 }
 
 struct Ending {

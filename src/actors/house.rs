@@ -192,7 +192,11 @@ impl Floor {
                     slow_player: live.slow_player_timeout,
                     ..Times::new(limits, &server.rtmp)
                 }),
-                rules: Arc::new(Rules { live, amf: amf_limits(limits, limits.amf_max_data_string), is_fetched: false }),
+                rules: Arc::new(Rules {
+                    live,
+                    amf: amf_limits(limits, limits.amf_max_data_string),
+                    is_fetched: application.exec.pulls(),
+                }),
                 access_log: logs.of(&application.access_log),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),

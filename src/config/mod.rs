@@ -14,6 +14,7 @@
 //! - [`access`]: allow and deny.
 //! - [`oclp`]: the callbacks of a cluster.
 //! - [`hooks`]: who is asked and told over HTTP.
+//! - [`exec`]: commands that are run beside streams.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //! - [`relays`]: where streams are pushed to and pulled from.
 //!
@@ -34,6 +35,7 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod exec;
 pub mod hooks;
 pub mod hosts;
 pub mod http;
@@ -49,6 +51,7 @@ pub mod verify;
 pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
+pub use exec::Exec;
 pub use hooks::{HookFormat, HookMethod, HookSecret, HookUrl, Hooks, NotifyRules};
 pub use hosts::Endpoint;
 pub use oclp::{HookTargets, OclpRule, OclpRules};
@@ -66,6 +69,8 @@ pub struct Config {
     pub log_formats: Vec<Arc<LogFormat>>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
+    /// Every `exec_static`, wherever it stands, and how its child is kept.
+    pub exec_static: Vec<(exec::ExecRule, exec::Keep)>,
     /// What the operator should read at start: one line each.
     pub warnings: Vec<Notice>,
 }
@@ -189,6 +194,8 @@ pub struct Limits {
     pub log_queue: usize,
     /// Lines a second with the same cause.
     pub log_rate: u32,
+    /// Children of exec in the whole process.
+    pub exec_max_processes: u32,
 }
 
 impl Default for Limits {
@@ -216,6 +223,7 @@ impl Default for Limits {
             max_unknown_command_rate: 20,
             log_queue: 8192,
             log_rate: 10,
+            exec_max_processes: 256,
         }
     }
 }
@@ -421,6 +429,8 @@ pub struct Application {
     pub outputs: Outputs,
     pub hooks: Arc<Hooks>,
     pub relays: Arc<Relays>,
+    /// What is run beside its streams.
+    pub exec: Exec,
 }
 
 impl Application {
@@ -628,6 +638,7 @@ impl Config {
             outputs: Outputs::default(),
             hooks: Arc::default(),
             relays: Arc::default(),
+            exec: Exec::default(),
         };
         let server = Server {
             index: 0,
@@ -646,6 +657,7 @@ impl Config {
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
             http: (options.http_port > 0).then(|| Arc::new(http::Http::built_in(options.http_port))),
+            exec_static: Vec::new(),
             warnings: Vec::new(),
         }
     }
