@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         children::Children,
-        hooks::Hooks,
+        hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
@@ -175,7 +175,7 @@ async fn serve(
     let desks =
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
-    hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
     relays.run(Relays::new(std::sync::Arc::clone(&house)));
     children.run(Children::new(std::sync::Arc::clone(&house)));
     let homes = arbiters.iter().map(Arbiter::handle).collect();
@@ -197,6 +197,7 @@ async fn serve(
 
     let mut finish = Finish {
         listener,
+        hooks,
         outputs: site.outputs.clone(),
         http,
         viewers,
@@ -267,6 +268,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    hooks: Addr<Hooks>,
     outputs: Addr<Outputs>,
     http: Running,
     viewers: Viewers,
@@ -296,6 +298,8 @@ impl Finish {
     /// Closes everybody and waits a moment for the last words to be read.
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
+        // Who waits for a hook's answer would hear nothing else until it came.
+        let _ = self.hooks.send(StopAsking).await;
         let _ = self.listener.send(CloseAll).await;
         // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
         if self.viewers.dismiss("the server is ending", |_| true) > 0 {
@@ -312,6 +316,10 @@ impl Finish {
         }
         if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
             warn!("the disk did not take the last files in time");
+        }
+        // Everybody has left by now, so everything that is owed is known.
+        if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
+            warn!("not every hook has heard what is over");
         }
     }
 }
@@ -388,3 +396,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long it waits for files that are being written.
 const LAST_FILES: Duration = Duration::from_secs(3);
+
+/// How long it waits for hooks to hear what is over.
+const LAST_CALLS: Duration = Duration::from_secs(3);
