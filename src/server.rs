@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         children::{Children, FinishChildren},
-        hooks::Hooks,
+        hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
@@ -175,7 +175,7 @@ async fn serve(
     let desks =
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
-    hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
     relays.run(Relays::new(std::sync::Arc::clone(&house)));
     let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
     let homes = arbiters.iter().map(Arbiter::handle).collect();
@@ -197,6 +197,7 @@ async fn serve(
 
     let mut finish = Finish {
         listener,
+        hooks,
         outputs: site.outputs.clone(),
         children,
         http,
@@ -268,6 +269,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    hooks: Addr<Hooks>,
     outputs: Addr<Outputs>,
     children: Addr<Children>,
     http: Running,
@@ -298,6 +300,8 @@ impl Finish {
     /// Closes everybody and waits a moment for the last words to be read.
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
+        // Who waits for a hook's answer would hear nothing else until it came.
+        let _ = self.hooks.send(StopAsking).await;
         let _ = self.listener.send(CloseAll).await;
         // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
         if self.viewers.dismiss("the server is ending", |_| true) > 0 {
@@ -320,6 +324,10 @@ impl Finish {
         }
         if children.is_err() {
             warn!("some children of exec did not end in time");
+        }
+        // Everybody has left by now, so everything that is owed is known.
+        if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
+            warn!("not every hook has heard what is over");
         }
     }
 }
@@ -399,3 +407,5 @@ const LAST_FILES: Duration = Duration::from_secs(3);
 
 /// How long it waits for children of exec, which are killed before that.
 const LAST_CHILDREN: Duration = Duration::from_secs(4);
+/// How long it waits for hooks to hear what is over.
+const LAST_CALLS: Duration = Duration::from_secs(3);

@@ -740,31 +740,41 @@ static RELAY: &[Row] = &[
 ];
 
 // What decides who may come in must not go missing unseen.
-const ASKS_CONNECT: Verdict = NotYet("no hook is called in this release, so nobody is refused by it");
 const ASKS_PUBLISH: Verdict =
     NotYet("no hook is called in this release, so everybody may publish; `publish_key` and `deny` work");
 const ASKS_PLAY: Verdict = NotYet("no hook is called in this release, so everybody may play; `deny` works");
-const HOOKS: Verdict = NotYet("no hook is called in this release");
+const ASKED: Verdict = Better("asked before anything happens, over https too; who is refused is told so");
+const ASKED_OF_ALL: Verdict =
+    Better("as on_publish; viewers over HTTP are asked about too, those of HLS and DASH once each");
+const HEARD: Verdict = Better("told exactly once, also at shutdown, and again until it is heard");
+const RECORDED: Verdict = NotYet("nothing is recorded: recording comes in a later release, and this with it");
 
 static NOTIFY: &[Row] = &[
-    row("on_connect", "ASWP", MS, Hook, "", ASKS_CONNECT).last(),
-    row("on_disconnect", "AW", MS, Hook, "", HOOKS).last(),
-    row("on_publish", "ASWP", MSA, Hook, "", ASKS_PUBLISH).last(),
-    row("on_play", "ASWP", MSA, Hook, "", ASKS_PLAY).last(),
-    row("on_publish_done", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("on_play_done", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("on_done", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("on_record_done", "ASW", MSAR, Hook, "", HOOKS).last(),
-    row("on_record_started", "S", MSAR, Hook, "", HOOKS).last(),
-    row("on_playlist", "S", MSA, Hook, "", HOOKS).last(),
-    row("on_update", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("notify_method", "ASW", MSA, Method, "post", HOOKS).last(),
-    row("notify_update_timeout", "ASW", MSA, Time, "30s", HOOKS),
-    row("notify_update_strict", "ASW", MSA, Flag, "off", HOOKS),
-    row("notify_relay_redirect", "ASW", MSA, Flag, "off", HOOKS),
-    row("notify_send_redirect", "S", MSA, Flag, "off", HOOKS),
-    row("notify_no_resolve", "W", MSA, Flag, "on", HOOKS),
-    row("netcall_timeout", "ASW", MS, Time, "10s", HOOKS),
+    row("on_connect", "ASWP", MS, Hook, "", ASKED).last(),
+    row("on_disconnect", "AW", MS, Hook, "", HEARD).last(),
+    row("on_publish", "ASWP", MSA, Hook, "", ASKED).last(),
+    row("on_play", "ASWP", MSA, Hook, "", ASKED_OF_ALL).last(),
+    row("on_publish_done", "ASW", MSA, Hook, "", HEARD).last(),
+    row("on_play_done", "ASW", MSA, Hook, "", HEARD).last(),
+    row("on_done", "ASW", MSA, Hook, "", HEARD).last(),
+    row("on_record_done", "ASW", MSAR, Hook, "", RECORDED).last(),
+    row("on_record_started", "S", MSAR, Hook, "", RECORDED).last(),
+    row("on_playlist", "S", MSA, Hook, "", Works).last(),
+    row("on_update", "ASW", MSA, Hook, "", Works).last(),
+    row("notify_method", "ASW", MSA, Method, "post", Better("`get` keeps the query of the url")).last(),
+    row("notify_update_timeout", "ASW", MSA, Time, "30s", Works),
+    row("notify_update_strict", "ASW", MSA, Flag, "off", Works),
+    row("notify_relay_redirect", "ASW", MSA, Flag, "off", Works),
+    row("notify_send_redirect", "S", MSA, Flag, "off", Works),
+    row(
+        "notify_no_resolve",
+        "W",
+        MSA,
+        Flag,
+        "on",
+        NoEffect("names are resolved whenever they are used, and what they lead to is checked"),
+    ),
+    row("netcall_timeout", "ASW", MS, Time, "10s", Better("holds for a whole call, however slowly it is answered")),
     own("notify_format", MSA, OneOf(&["form", "json"]), "form", "what the family sends; `json` is always a POST"),
     own("hook_secret", MSA, Text, "", "set: calls carry X-Livemill-Timestamp and X-Livemill-Signature"),
     row("netcall_buffer", "ASW", MS, Size, "1024", NoEffect("answers are read whole, up to 64k")),
