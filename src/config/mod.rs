@@ -58,6 +58,8 @@ pub struct Config {
     pub servers: Vec<Arc<Server>>,
     /// Every `log_format`, and `combined` first.
     pub log_formats: Vec<Arc<LogFormat>>,
+    /// What is told once when the process has started.
+    pub oclp_starts: Vec<oclp::OclpStart>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
     /// What the operator should read at start: one line each.
@@ -411,6 +413,8 @@ pub struct Application {
     pub publish_key: Option<PublishKey>,
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
+    /// What a scheduler is asked and told of them.
+    pub oclp: Arc<OclpRules>,
 }
 
 impl Application {
@@ -616,6 +620,7 @@ impl Config {
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
+            oclp: Arc::default(),
         };
         let server = Server {
             index: 0,
@@ -629,6 +634,7 @@ impl Config {
         };
         Self {
             process: Process::default(),
+            oclp_starts: Vec::new(),
             limits: Limits::default(),
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
