@@ -38,6 +38,7 @@ pub mod children;
 pub mod cmaf_muxer;
 pub mod connection;
 pub mod feed;
+pub mod gate;
 pub mod hls_muxer;
 pub mod hooks;
 pub mod house;

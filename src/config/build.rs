@@ -21,6 +21,7 @@ use super::{
     RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
+mod hooks;
 pub(super) mod oclp;
 mod outputs;
 
@@ -533,6 +534,7 @@ impl Builder {
             rtmp: self.rtmp(scope),
             applications: applications.into_iter().map(|(application, _)| application).collect(),
             access_log: self.access_log(scope)?,
+            hooks: Arc::new(hooks::hooks(scope)),
         })
     }
 
@@ -594,6 +596,7 @@ impl Builder {
             access_log: self.access_log(scope)?,
             publish_key: scope.effective("publish_key").map(publish_key).transpose()?,
             outputs: self.outputs(scope)?,
+            hooks: Arc::new(hooks::hooks(scope)),
             oclp: Arc::new(self.oclp(scope, listens)?),
         })
     }

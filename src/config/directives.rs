@@ -716,6 +716,8 @@ static NOTIFY: &[Row] = &[
     row("notify_send_redirect", "S", MSA, Flag, "off", HOOKS),
     row("notify_no_resolve", "W", MSA, Flag, "on", HOOKS),
     row("netcall_timeout", "ASW", MS, Time, "10s", HOOKS),
+    own("notify_format", MSA, OneOf(&["form", "json"]), "form", "what the family sends; `json` is always a POST"),
+    own("hook_secret", MSA, Text, "", "set: calls carry X-Livemill-Timestamp and X-Livemill-Signature"),
     row("netcall_buffer", "ASW", MS, Size, "1024", NoEffect("answers are read whole, up to 64k")),
 ];
 

@@ -12,6 +12,7 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`hooks`]: who is asked and told over HTTP.
 //! - [`oclp`]: the callbacks of a cluster.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //!
@@ -32,6 +33,7 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod hooks;
 pub mod hosts;
 pub mod http;
 pub mod oclp;
@@ -45,6 +47,7 @@ pub mod verify;
 pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
+pub use hooks::{HookFormat, HookMethod, HookSecret, HookUrl, Hooks, NotifyRules};
 pub use hosts::Endpoint;
 pub use oclp::{HookTargets, OclpRule, OclpRules};
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
@@ -255,6 +258,8 @@ pub struct Server {
     pub applications: Vec<Arc<Application>>,
     /// For sessions that end before they reach an application.
     pub access_log: Vec<AccessLog>,
+    /// Those about connections.
+    pub hooks: Arc<Hooks>,
 }
 
 impl Server {
@@ -413,6 +418,7 @@ pub struct Application {
     pub publish_key: Option<PublishKey>,
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
+    pub hooks: Arc<Hooks>,
     /// What a scheduler is asked and told of them.
     pub oclp: Arc<OclpRules>,
 }
@@ -620,6 +626,7 @@ impl Config {
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
+            hooks: Arc::default(),
             oclp: Arc::default(),
         };
         let server = Server {
@@ -631,6 +638,7 @@ impl Config {
             tls: None,
             applications: vec![Arc::new(application)],
             access_log: Vec::new(),
+            hooks: Arc::default(),
         };
         Self {
             process: Process::default(),

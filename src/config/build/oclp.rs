@@ -69,8 +69,12 @@ impl Builder {
 }
 
 /// PingOS spells its callbacks `on_play` and `on_publish`, as nginx-rtmp does its hooks. Its own have `key=value` words.
-pub(super) fn is_oclp(directive: &Directive) -> bool {
-    !matches!(directive.name.text.as_str(), "on_play" | "on_publish") || directive.args.len() > 1
+pub(super) fn is_pingos(directive: &Directive) -> bool {
+    matches!(directive.name.text.as_str(), "on_play" | "on_publish") && directive.args.len() > 1
+}
+
+fn is_oclp(directive: &Directive) -> bool {
+    is_pingos(directive) || !matches!(directive.name.text.as_str(), "on_play" | "on_publish")
 }
 
 /// What is told once when the process has started.
@@ -149,17 +153,16 @@ fn stages(directive: &Directive, word: &Word, text: &str) -> Result<(bool, bool)
 
 fn hook_url(directive: &Directive, word: &Word) -> Result<String, Problem> {
     let text = word.text.as_str();
-    let has_host =
-        |scheme: &str| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
-    let read = reqwest::Url::parse(text).ok();
-    let is_hook =
-        read.is_some_and(|url| url.host_str().is_some() && url.username().is_empty() && url.fragment().is_none());
-    match is_hook && (has_host("http://") || has_host("https://")) {
-        true => Ok(text.to_owned()),
-        false => {
-            Err(Problem::at_word(format!("invalid url in \"{}\" directive", directive.name.text), directive, word)
-                .help("it is `http://HOST[:PORT][/PATH][?QUERY]`, or the same with https"))
-        }
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    let is_hook = |url: &reqwest::Url| {
+        url.host_str().is_some() && url.username().is_empty() && url.password().is_none() && url.fragment().is_none()
+    };
+    match reqwest::Url::parse(text).ok().filter(|url| has_host && is_hook(url)) {
+        // As it will be sent, so that what is signed is what is sent.
+        Some(url) => Ok(url.into()),
+        None => Err(Problem::at_word(format!("invalid url in \"{}\" directive", directive.name.text), directive, word)
+            .help("it is `http://HOST[:PORT][/PATH][?QUERY]`, or the same with https")),
     }
 }
 
