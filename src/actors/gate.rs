@@ -49,6 +49,9 @@ pub struct Denied {
     pub reason: String,
     /// Where its client is to go instead.
     pub redirect: Option<String>,
+    /// A scheduler (oclp) said no, and its clients know words of their own for that: status `NetStream.Play.Forbidden`
+    /// ("Play stream Forbidden"), `NetStream.Publish.Forbidden` ("Publish stream Forbidden"), HTTP 403.
+    pub is_forbidden: bool,
 }
 
 /// What somebody who wants to play said of it.
@@ -92,7 +95,7 @@ pub async fn connect(house: &House, server: &Server, facts: &SessionFacts, epoch
         Decision::Relay(address) if rules.send_redirect => return Err(sent_away("connect", address)),
         // The family knows no relay of a whole connection.
         Decision::Go | Decision::Relay(_) => {}
-        Decision::Refuse(reason) => return Err(Denied { reason, redirect: None }),
+        Decision::Refuse(reason) => return Err(Denied { reason, redirect: None, is_forbidden: false }),
     }
     Ok(admitted)
 }
@@ -166,12 +169,12 @@ fn admit(rules: &NotifyRules, what: &str, decision: Decision) -> Result<Admitted
             let name = rules.relay_redirect.then(|| notify::name_of_address(&address));
             Ok(Admitted { name, relay: Some(address), ..Admitted::default() })
         }
-        Decision::Refuse(reason) => Err(Denied { reason, redirect: None }),
+        Decision::Refuse(reason) => Err(Denied { reason, redirect: None, is_forbidden: false }),
     }
 }
 
 fn sent_away(what: &str, address: String) -> Denied {
-    Denied { reason: format!("{what} was sent elsewhere by its hook"), redirect: Some(address) }
+    Denied { reason: format!("{what} was sent elsewhere by its hook"), redirect: Some(address), is_forbidden: false }
 }
 
 fn tell(rules: &NotifyRules, url: Option<&HookUrl>, event: &Event<'_>, facts: &SessionFacts) -> Option<HookCall> {

@@ -454,7 +454,11 @@ impl Connection {
             Refused::Crowded(_) | Refused::NoStream(_) | Refused::Ending => "NetStream.Publish.Rejected",
         };
         match refused {
-            Refused::Denied(Denied { reason, redirect: Some(to) }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            // Word for word as X says it, and at its level.
+            Refused::Denied(Denied { is_forbidden: true, .. }) => {
+                self.session.status(msid, "status", "NetStream.Publish.Forbidden", "Publish stream Forbidden");
+            }
             _ => self.session.refuse_publish(msid, code, &refused.to_string()),
         }
         self.end(&format!("publish: {refused}"), ctx);
@@ -466,7 +470,10 @@ impl Connection {
             _ => "NetStream.Play.Failed",
         };
         match refused {
-            Refused::Denied(Denied { reason, redirect: Some(to) }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { is_forbidden: true, .. }) => {
+                self.session.status(msid, "status", "NetStream.Play.Forbidden", "Play stream Forbidden");
+            }
             _ => self.session.refuse_play(msid, code, &refused.to_string()),
         }
         self.end(&format!("play: {refused}"), ctx);

@@ -70,7 +70,7 @@ impl Guests {
         let verdict = cell.get_or_init(|| ask).await;
         match verdict {
             Ok(guest) if guest.is_expelled.load(Ordering::Relaxed) => {
-                Err(Denied { reason: "an update was refused".to_owned(), redirect: None })
+                Err(Denied { reason: "an update was refused".to_owned(), redirect: None, is_forbidden: false })
             }
             Ok(guest) => Ok(guest.key.clone()),
             Err(denied) => Err(denied.clone()),
@@ -119,7 +119,7 @@ impl Guests {
     }
 
     fn crowded() -> Denied {
-        Denied { reason: "too many viewers to ask about".to_owned(), redirect: None }
+        Denied { reason: "too many viewers to ask about".to_owned(), redirect: None, is_forbidden: false }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<GuestId, Guest>> {
@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn who_was_refused_or_expelled_stays_outside() {
         let guests = Guests::default();
-        let denied = Denied { reason: "403".to_owned(), redirect: None };
+        let denied = Denied { reason: "403".to_owned(), redirect: None, is_forbidden: false };
         let verdict = guests.admit(id("a"), Duration::ZERO, TIMEOUT, async { Err(denied.clone()) }).await;
         assert_eq!(verdict, Err(denied.clone()));
         assert_eq!(guests.admit(id("a"), TIMEOUT / 2, TIMEOUT, async { let_in() }).await, Err(denied));

@@ -20,6 +20,7 @@ pub mod intake;
 pub mod lifetime;
 pub mod link;
 pub mod notify;
+pub mod oclp_call;
 pub mod outbox;
 pub mod output;
 pub mod post;
