@@ -293,7 +293,7 @@ lost in this release: proxy_pass
             ("document_c.conf", "exec rtmp_stat rtmp_stat_stylesheet"),
             (
                 "document_d.conf",
-                "oclp_proc push pull oclp_publish oclp_play oclp_stream oclp_meta_once oclp_meta_type oclp_pull oclp_meta",
+                "oclp_proc oclp_publish oclp_play oclp_stream oclp_meta_once oclp_meta_type oclp_pull oclp_meta",
             ),
         ] {
             let report = of_fixture(name);
