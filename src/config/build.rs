@@ -1123,10 +1123,44 @@ mod tests {
 
     #[test]
     fn relays_of_every_fork_are_read() {
-        load_inside(
-            "push 127.0.0.1; push rtmp://192.0.2.1/a name=x tcUrl=rtmp://h/a live=1;
-             pull rtmp://192.0.2.1/a static name=x; pull http://192.0.2.1:80/a http://192.0.2.2/a?b=c app=core;",
+        let config = load_inside(
+            "push 127.0.0.1; push rtmp://192.0.2.1/a name=x tcUrl=rtmp://h/$app live=1;
+             pull rtmp://192.0.2.1/a static name=x; pull http://192.0.2.1:80/a http://192.0.2.2/a?b=c app=core;
+             static_pull rtmp://192.0.2.1/a/y; push_reconnect 1s; relay_reconnect 2s; relay_buffer 1s; pull_idle 3s;",
         );
+        let relays = &application(&config).relays;
+        let names = |rules: &[Arc<super::super::relays::RelayRule>]| -> Vec<_> {
+            rules.iter().map(|rule| (rule.urls.len(), rule.name.clone(), rule.is_static)).collect()
+        };
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(names(&relays.pushes), [(1, None, false), (1, name("x"), false)]);
+        assert_eq!(names(&relays.pulls), [(1, name("x"), true), (2, None, false), (1, name("y"), true)]);
+        assert_eq!(relays.pushes[0].urls[0].as_plain(), Some("rtmp://127.0.0.1"));
+        assert_eq!(relays.pushes[1].words.tc_url.as_ref().map(|url| url.variables().count()), Some(1));
+        let seconds =
+            [relays.push_ceiling, relays.pull_ceiling, relays.buffer, relays.pull_idle].map(|time| time.as_secs());
+        assert_eq!(seconds, [1, 2, 1, 3]);
+        let usual = load_inside("");
+        assert_eq!(*application(&usual).relays, super::super::Relays::default());
+    }
+
+    #[test]
+    fn a_static_pull_outside_of_applications_is_for_the_one_in_its_url() {
+        let config = load(
+            "rtmp { static_pull rtmp://192.0.2.1/a/x; static_pull_port 1936;
+               server { listen 1935; application a { } }
+               server { listen 1936; static_pull rtmp://192.0.2.1/b/y; application a { } application b { } } }",
+        );
+        let pulled = |server: &Server| -> Vec<_> {
+            let of = |application: &Arc<Application>| {
+                let names: Vec<_> = application.relays.static_pulls().filter_map(|rule| rule.name.clone()).collect();
+                (application.name.clone(), names)
+            };
+            server.applications.iter().map(of).collect()
+        };
+        let (a, b) = ("a".to_owned(), "b".to_owned());
+        assert_eq!(pulled(&config.servers[0]), [(a.clone(), vec![])]);
+        assert_eq!(pulled(&config.servers[1]), [(a, vec!["x".to_owned()]), (b, vec!["y".to_owned()])]);
     }
 
     #[test]
@@ -1207,6 +1241,10 @@ mod tests {
             ("application a { push 127.0.0.1 static; }", "static push is not allowed"),
             ("application a { pull 127.0.0.1 static; }", "stream name missing in static pull declaration"),
             ("application a { pull 127.0.0.1 foo=1; }", "\"pull\" directive unsuppored parameter"),
+            // nginx finds out about these two when it connects, W about the third, which it sends as it stands.
+            ("application a { push http://h/a; }", "invalid scheme in url \"http://h/a\" of \"push\" directive"),
+            ("application a { push rtmp://h:x/a; }", "invalid port in url \"rtmp://h:x/a\" of \"push\" directive"),
+            ("application a { push rtmp://h/$nam; }", "unknown \"nam\" variable"),
             // nginx names the word before the bad one.
             ("application a { allow publish 192.0.2; }", "invalid parameter \"192.0.2\""),
             // nginx takes the first in silence.
@@ -1288,14 +1326,11 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said_once_for_each_directive() {
-        let config = load_inside("record all; record_lock off; push rtmp://192.0.2.1/a; push rtmp://192.0.2.2/a; ");
+        let config = load("rtmp { server { application a { record all; } application b { record all; } } }");
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             warnings,
-            [
-                "x.conf:1: \"record\" does nothing yet: recording comes in a later release",
-                "x.conf:1: \"push\" does nothing yet: relays come in a later release (written 2 times)",
-            ]
+            ["x.conf:1: \"record\" does nothing yet: recording comes in a later release (written 2 times)"]
         );
     }
 
@@ -1372,7 +1407,7 @@ mod tests {
         assert!(test.low_latency && !test.idle_streams);
         assert_eq!(test.cache_time, Duration::from_secs(3));
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["push", "pull"]);
+        assert_eq!(named, [] as [&str; 0]);
     }
 
     #[test]
