@@ -677,19 +677,53 @@ static VOD: &[Row] = &[
 
 static RELAY: &[Row] = &[
     row("push", ALL, A, Words(1, 255), "", Better("tried for ever; rtmps; several urls are backups")).many_here(),
-    row("pull", ALL, A, Words(1, 255), "", Better("tried for as long as anybody watches; rtmps, HTTP-FLV; several urls are backups"))
-        .many_here(),
+    row(
+        "pull",
+        ALL,
+        A,
+        Words(1, 255),
+        "",
+        Better("tried for as long as anybody watches; rtmps, HTTP-FLV; several urls are backups"),
+    )
+    .many_here(),
     row("push_reconnect", "ASW", MSA, Time, "3s", Better("what the wait grows to, from failed_reconnect on")),
-    row("pull_reconnect", "ASW", MSA, Time, "3s", Better("what the wait grows to, from failed_reconnect on; for every pull"))
-        .because("where it is not written, 1s for a pull that somebody waits for"),
-    row("session_relay", "ASW", MSA, Flag, "off", NoEffect("a push ends with the publish, whatever its session does next")),
+    row(
+        "pull_reconnect",
+        "ASW",
+        MSA,
+        Time,
+        "3s",
+        Better("what the wait grows to, from failed_reconnect on; for every pull"),
+    )
+    .because("where it is not written, 1s for a pull that somebody waits for"),
+    row(
+        "session_relay",
+        "ASW",
+        MSA,
+        Flag,
+        "off",
+        NoEffect("a push ends with the publish, whatever its session does next"),
+    ),
     row("relay_buffer", ALL, MSA, Time, "5s", Works),
     row("failed_reconnect", "XP", MSA, Time, "50ms", Works),
     row("relay_reconnect", "XP", MSA, Time, "3s", Better("where push_reconnect or pull_reconnect is not written")),
     row("static_pull", "XP", MSA, Words(1, 255), "", Works).many_here(),
-    row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", Better("which server a static_pull outside of all servers is for")),
+    row(
+        "static_pull_port",
+        "XP",
+        ROOT.or(MSA),
+        Number,
+        "1935",
+        Better("which server a static_pull outside of all servers is for"),
+    ),
     own("pull_idle", MSA, Time, "10s", "a pull goes on for so long after its last viewer: who comes back finds it"),
-    own("pull_grace", MSA, Time, "10s", "viewers wait for so long for a lost pull before they are told that the stream ended"),
+    own(
+        "pull_grace",
+        MSA,
+        Time,
+        "10s",
+        "viewers wait for so long for a lost pull before they are told that the stream ended",
+    ),
     own("relay_connect_timeout", MSA, Time, "5s", "for each address of the far end"),
     own("relay_ready_timeout", MSA, Time, "10s", "from there until the far end lets it publish or play"),
     own("pull_first_frame_timeout", MSA, Time, "10s", "a far end may accept and have nothing"),

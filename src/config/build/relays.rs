@@ -13,7 +13,8 @@ use super::{Builder, Scope};
 impl Builder {
     /// `listens`: where the server of this application listens, and its name.
     pub(super) fn relays(&mut self, app: &str, scope: &Scope<'_>, listens: &[Listen]) -> Result<Relays, Problem> {
-        let rules = |name| scope.own(name).map(|directive| rule(directive).map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        let rules =
+            |name| scope.own(name).map(|directive| rule(directive).map(Arc::new)).collect::<Result<Vec<_>, _>>();
         let mut pulls = rules("pull")?;
         pulls.extend(static_pulls(app, scope, listens)?);
         let ceiling = |names: &[&str], usual| {
@@ -80,8 +81,12 @@ pub(super) fn rule(directive: &Directive) -> Result<RelayRule, Problem> {
         let template = || template(directive, word, value).map(Some);
         let number = || {
             values::number(value).and_then(|number| i64::try_from(number).ok()).map(Some).ok_or_else(|| {
-                Problem::at_word(format!("\"{kind}\" directive invalid value \"{value}\" of \"{key}\""), directive, word)
-                    .help("it takes a number of milliseconds")
+                Problem::at_word(
+                    format!("\"{kind}\" directive invalid value \"{value}\" of \"{key}\""),
+                    directive,
+                    word,
+                )
+                .help("it takes a number of milliseconds")
             })
         };
         let is_on = !matches!(value, "0" | "off");
@@ -137,7 +142,8 @@ pub(super) fn rule(directive: &Directive) -> Result<RelayRule, Problem> {
 /// A URL with its scheme in front. What variables make of it is seen when they are known.
 fn url(kind: &str, directive: &Directive, word: &Word) -> Result<Template, Problem> {
     let text = word.text.as_str();
-    let invalid = |why: &str| Problem::at_word(format!("{why} in url \"{text}\" of \"{kind}\" directive"), directive, word);
+    let invalid =
+        |why: &str| Problem::at_word(format!("{why} in url \"{text}\" of \"{kind}\" directive"), directive, word);
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?']) => (scheme.to_ascii_lowercase(), rest),
         _ => ("rtmp".to_owned(), text),
@@ -146,9 +152,15 @@ fn url(kind: &str, directive: &Directive, word: &Word) -> Result<Template, Probl
         "rtmp" | "rtmps" => {}
         "http" | "https" if kind != "push" => {}
         "http" | "https" => {
-            return Err(invalid("invalid scheme").help("a push goes to rtmp:// or rtmps://; only a pull can be HTTP-FLV"));
+            return Err(
+                invalid("invalid scheme").help("a push goes to rtmp:// or rtmps://; only a pull can be HTTP-FLV")
+            );
         }
-        _ => return Err(invalid("invalid scheme").help("it begins with rtmp://, rtmps:// or, for a pull, http:// or https://")),
+        _ => {
+            return Err(
+                invalid("invalid scheme").help("it begins with rtmp://, rtmps:// or, for a pull, http:// or https://")
+            );
+        }
     }
     let template = template(directive, word, rest)?.after(&format!("{scheme}://"));
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
