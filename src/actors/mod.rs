@@ -41,8 +41,6 @@ pub mod feed;
 pub mod hls_muxer;
 pub mod hooks;
 pub mod house;
-#[path = "relay/http_flv.rs"]
-pub mod http_flv;
 pub mod listener;
 pub mod live_stream;
 pub mod outputs;
