@@ -25,11 +25,12 @@ use crate::{
         live_stream::StreamEvents,
         outputs::{FinishOutputs, Outputs},
         port::Port,
-        relays::Relays,
+        relays::{FinishRelays, Relays},
         router::Router,
         support::{
             census::Census,
             directory::Directory,
+            targets::OwnListens,
             tls::{TlsAcceptor, TlsError},
             viewers::Viewers,
         },
@@ -176,9 +177,10 @@ async fn serve(
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
     hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
-    relays.run(Relays::new(std::sync::Arc::clone(&house)));
     children.run(Children::new(std::sync::Arc::clone(&house)));
-    let homes = arbiters.iter().map(Arbiter::handle).collect();
+    let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
+    let relays = relays.run(Relays::new(house.clone(), config.servers.clone(), homes.clone(), own_listens));
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     // It lives for as long as it has a timer.
     drop(Sweeper::new(config).map(Sweeper::start));
@@ -198,6 +200,7 @@ async fn serve(
     let mut finish = Finish {
         listener,
         outputs: site.outputs.clone(),
+        relays,
         http,
         viewers,
         connections,
@@ -268,6 +271,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 struct Finish {
     listener: Addr<Listener>,
     outputs: Addr<Outputs>,
+    relays: Addr<Relays>,
     http: Running,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
@@ -297,6 +301,10 @@ impl Finish {
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
         let _ = self.listener.send(CloseAll).await;
+        // Publishers are gone by now, and their pushes with them; pulls are not.
+        if timeout(LAST_WORDS, self.relays.send(FinishRelays)).await.is_err() {
+            warn!("some relays did not close in time");
+        }
         // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
         if self.viewers.dismiss("the server is ending", |_| true) > 0 {
             let _ = timeout(VIEWERS_LEAVE, self.viewers.gone()).await;
@@ -314,6 +322,15 @@ impl Finish {
             warn!("the disk did not take the last files in time");
         }
     }
+}
+
+/// Where HTTP is served: no relay that a hook names may go there.
+fn own_http(ports: &[(HttpPort, BoundSocket)]) -> Vec<SocketAddr> {
+    let address = |socket: &BoundSocket| match socket {
+        BoundSocket::Tcp(listener) => listener.local_addr().ok(),
+        BoundSocket::Unix(_) => None,
+    };
+    ports.iter().filter_map(|(_, socket)| address(socket)).collect()
 }
 
 fn load_tls(endpoint: &Endpoint) -> Result<Option<TlsAcceptor>, TlsError> {
