@@ -183,7 +183,10 @@ mod tests {
         said.target = said.target.for_domain(Some("v.example"));
         (said.referer, said.user_agent) = ("http://page/".to_owned(), "X\r\nEvil: yes".to_owned());
         let whole = request(&said, "");
-        assert!(whole.contains("\r\nHost: v.example\r\n") && whole.contains("\r\nReferer: http://page/\r\n"), "{whole}");
+        assert!(
+            whole.contains("\r\nHost: v.example\r\n") && whole.contains("\r\nReferer: http://page/\r\n"),
+            "{whole}"
+        );
         assert!(!whole.contains("Evil") && !whole.contains("route"), "{whole}");
     }
 
