@@ -21,6 +21,8 @@ use super::{
     RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
+mod exec;
+mod hooks;
 mod outputs;
 mod relays;
 
@@ -91,12 +93,18 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     let process = process(&root, &paths)?;
     let inner = root.inside(rtmp);
     let mut builder = Builder { paths: paths.clone(), resolve, log_formats, warnings, folders: Vec::new() };
+    let mut exec_static = builder.statics(&inner)?;
     let limits = limits(&inner, rtmp)?;
     let mut servers = Vec::new();
     let mut listens = Vec::new();
     for directive in inner.own("server") {
-        let server = builder.server(servers.len(), &inner.inside(Some(directive)), &mut listens)?;
+        let scope = inner.inside(Some(directive));
+        let server = builder.server(servers.len(), &scope, &mut listens)?;
         servers.push(server);
+        exec_static.append(&mut builder.statics(&scope)?);
+        for application in scope.own("application") {
+            exec_static.append(&mut builder.statics(&scope.inside(Some(application)))?);
+        }
     }
     hosts::agree(&mut servers, &listens)?;
     hosts::share_port(&mut servers, &listens);
@@ -118,6 +126,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         servers: servers.into_iter().map(Arc::new).collect(),
         log_formats: builder.log_formats,
         http: http.map(Arc::new),
+        exec_static,
         warnings,
     })
 }
@@ -138,6 +147,7 @@ fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Res
         ("http_outputs", _) => outputs::check_http_outputs(directive),
         ("hls_dir_access", _) => outputs::check_dir_access(directive),
         ("hls_nested_index_filename", _) => outputs::check_index(directive),
+        (name, _) if name.starts_with("exec") => exec::check(directive),
         _ => Ok(()),
     }
 }
@@ -364,6 +374,7 @@ fn limits(scope: &Scope<'_>, rtmp: Option<&Directive>) -> Result<Limits, Problem
         max_unknown_command_rate: scope.number("max_unknown_command_rate"),
         log_queue: scope.number("log_queue") as usize,
         log_rate: scope.number("log_rate"),
+        exec_max_processes: scope.number("exec_max_processes"),
     })
 }
 
@@ -496,6 +507,7 @@ impl Builder {
             rtmp: self.rtmp(scope),
             applications: applications.into_iter().map(|(application, _)| application).collect(),
             access_log: self.access_log(scope)?,
+            hooks: Arc::new(hooks::hooks(scope)),
         })
     }
 
@@ -559,6 +571,8 @@ impl Builder {
             access_log: self.access_log(scope)?,
             publish_key: scope.effective("publish_key").map(publish_key).transpose()?,
             outputs: self.outputs(scope)?,
+            hooks: Arc::new(hooks::hooks(scope)),
+            exec: self.exec(scope)?,
         })
     }
 
@@ -921,7 +935,7 @@ mod tests {
                tls_handshake_timeout 13; handshake_timeout 14; connect_timeout 15; command_timeout 16;
                first_media_timeout 17; max_message_before_publish 18; max_message_streams 20;
                amf_max_depth 22; amf_max_values 23; amf_max_string 24; amf_max_data_string 25;
-               max_control_rate 26; max_unknown_command_rate 27; log_queue 28; log_rate 29; }",
+               max_control_rate 26; max_unknown_command_rate 27; log_queue 28; log_rate 29; exec_max_processes 30; }",
         );
         let expected = Limits {
             max_connections: Some(5),
@@ -946,6 +960,7 @@ mod tests {
             max_unknown_command_rate: 27,
             log_queue: 28,
             log_rate: 29,
+            exec_max_processes: 30,
         };
         assert_eq!(config.limits, expected);
     }
@@ -1335,7 +1350,7 @@ mod tests {
         let log = ErrorLog { target: LogTarget::Stdout, level: Level::Info };
         assert_eq!(config.process.error_logs, [log]);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["exec", "rtmp_stat", "rtmp_stat_stylesheet"]);
+        assert_eq!(named, ["rtmp_stat", "rtmp_stat_stylesheet"]);
     }
 
     #[test]
