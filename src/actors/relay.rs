@@ -39,6 +39,7 @@ use super::{
 use crate::media::{key::StreamKey, packet::Packet};
 
 mod far_end;
+mod http_flv;
 mod rtmp;
 mod watch;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::rtmp::RtmpFarEnd;
+use super::{http_flv::HttpFarEnd, rtmp::RtmpFarEnd};
 use crate::{
     actors::{
         live_stream::Incoming,
@@ -58,8 +58,10 @@ pub(super) struct Errand<'a> {
 
 /// Begins to speak as the scheme of the target asks for.
 pub(super) fn speak(errand: &Errand<'_>) -> Result<Box<dyn FarEnd>, String> {
-    match errand.leg.target.scheme.is_http() {
-        false => Ok(Box::new(RtmpFarEnd::new(errand))),
-        true => Err("HTTP-FLV cannot be relayed yet".to_owned()),
+    match (errand.leg.target.scheme.is_http(), errand.direction) {
+        (false, _) => Ok(Box::new(RtmpFarEnd::new(errand))),
+        (true, Direction::Pull) => Ok(Box::new(HttpFarEnd::new(errand))),
+        // The configuration has none; a hook may name one.
+        (true, Direction::Push) => Err("nothing can be pushed over HTTP".to_owned()),
     }
 }

@@ -137,8 +137,11 @@ impl Leg {
         }
     }
 
-    /// Where the far end sends us.
+    /// Where the far end sends us: the `tcUrl` of a ReconnectRequest, or the `Location` of a redirection over HTTP.
     pub fn moved(&self, tc_url: &str) -> Result<Self, TargetError> {
+        if self.target.scheme.is_http() {
+            return self.redirected(tc_url);
+        }
         let (name, query) = self.stream.split_once('?').unwrap_or((&self.stream, ""));
         let here = RtmpUrl {
             tls: self.target.scheme.is_tls(),
@@ -151,6 +154,33 @@ impl Leg {
         let there = here.reconnect(tc_url)?;
         let target = Target::parse(&there.tc_url())?;
         Ok(Self { start: self.start, duration: self.duration, ..Self::plain(there.app, self.stream.clone(), target) })
+    }
+
+    /// A whole address, or one beside ours (RFC 3986, 5.2). It names the stream anew, as ours may not be its name there.
+    fn redirected(&self, location: &str) -> Result<Self, TargetError> {
+        let here = &self.target;
+        let origin = format!("{}://{}", here.scheme.name(), here.authority());
+        let is_absolute = location.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['/', '?', '#']));
+        let folder = || {
+            let path = join_path(&self.app, &self.stream);
+            path.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned())
+        };
+        let whole = match location {
+            _ if is_absolute => location.to_owned(),
+            _ if location.starts_with("//") => format!("{}:{location}", here.scheme.name()),
+            _ if location.starts_with('/') => format!("{origin}{location}"),
+            _ => format!("{origin}/{}/{location}", folder()),
+        };
+        let there = Target::parse(&whole)?;
+        let is_here = (&there.host, there.port) == (&here.host, here.port);
+        let domain = here.domain.clone().filter(|_| is_here);
+        let there = Target { domain, ..there }.or_local(&self.app, &self.stream, "");
+        let stream = join(&there.name, &there.args);
+        Ok(Self {
+            referer: self.referer.clone(),
+            user_agent: self.user_agent.clone(),
+            ..Self::plain(there.app.clone(), stream, there)
+        })
     }
 
     /// The host that is meant there: whose certificate is asked for.
@@ -238,6 +268,12 @@ impl Patience {
 
 fn join(name: &str, args: &str) -> String {
     if args.is_empty() { name.to_owned() } else { format!("{name}?{args}") }
+}
+
+/// App and name as a path, without their queries.
+fn join_path(app: &str, stream: &str) -> String {
+    let bare = |text: &str| text.split('?').next().unwrap_or_default().to_owned();
+    bare(app) + "/" + &bare(stream)
 }
 
 /// The text with what is known of a stream and of who publishes it.
@@ -338,6 +374,36 @@ mod tests {
         assert_eq!((moved.tc_url.as_str(), moved.stream.as_str()), ("rtmp://other:1936/edge", "cam?k=v"));
         assert_eq!(leg.moved("/edge").expect("a path").tc_url, "rtmp://h/edge");
         assert!(leg.moved("file:///etc/passwd").is_err());
+    }
+
+    #[test]
+    fn a_redirection_over_http_names_host_and_stream_anew_and_keeps_who_asks() {
+        let key = StreamKey::parse("", "live", "cam").expect("a name");
+        let target = Target::parse("http://h:8080/live/a/cam.flv?k=v").expect("a target").for_domain(Some("d.example"));
+        let leg = Leg { user_agent: "me".to_owned(), ..Leg::to(target, &key) };
+        let rows = [
+            ("https://other/x/y?z", Some(("https://other", "x", "y?z", None))),
+            ("rtmp://other/x/y", Some(("rtmp://other", "x", "y", None))),
+            ("http://other/x", Some(("http://other", "x", "a/cam.flv?k=v", None))),
+            ("//other:81/x/y", Some(("http://other:81", "x", "y", None))),
+            ("/x/y?u=http://z/", Some(("http://h:8080", "x", "y?u=http://z/", Some("d.example")))),
+            ("b.flv", Some(("http://h:8080", "live", "a/b.flv", Some("d.example")))),
+            ("file:///etc/passwd", None),
+            ("http://u@other/x/y", None),
+            ("/x\r\nHost: y", None),
+        ];
+        for (location, expected) in rows {
+            let moved = leg.moved(location).ok();
+            assert!(moved.iter().all(|leg| leg.user_agent == "me"));
+            let moved = moved.map(|leg| {
+                let origin = format!("{}://{}", leg.target.scheme.name(), leg.target.authority());
+                (origin, leg.app, leg.stream, leg.target.domain)
+            });
+            let expected = expected.map(|(origin, app, stream, domain)| {
+                (origin.to_owned(), app.to_owned(), stream.to_owned(), domain.map(str::to_owned))
+            });
+            assert_eq!(moved, expected, "{location}");
+        }
     }
 
     const RULE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
