@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     actors::{
-        children::Children,
+        children::{Children, FinishChildren},
         hooks::Hooks,
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
@@ -177,7 +177,7 @@ async fn serve(
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
     hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
-    children.run(Children::new(std::sync::Arc::clone(&house)));
+    let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
     let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
     let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
     let relays = relays.run(Relays::new(house.clone(), config.servers.clone(), homes.clone(), own_listens));
@@ -201,6 +201,7 @@ async fn serve(
         listener,
         outputs: site.outputs.clone(),
         relays,
+        children,
         http,
         viewers,
         connections,
@@ -272,6 +273,7 @@ struct Finish {
     listener: Addr<Listener>,
     outputs: Addr<Outputs>,
     relays: Addr<Relays>,
+    children: Addr<Children>,
     http: Running,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
@@ -318,8 +320,14 @@ impl Finish {
             let left = *self.connections.borrow() + self.http.open();
             warn!(left, "some peers did not close in time");
         }
-        if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
+        let files = timeout(LAST_FILES, self.outputs.send(FinishOutputs));
+        let children = timeout(LAST_CHILDREN, self.children.send(FinishChildren));
+        let (files, children) = tokio::join!(files, children);
+        if files.is_err() {
             warn!("the disk did not take the last files in time");
+        }
+        if children.is_err() {
+            warn!("some children of exec did not end in time");
         }
     }
 }
@@ -405,3 +413,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long it waits for files that are being written.
 const LAST_FILES: Duration = Duration::from_secs(3);
+
+/// How long it waits for children of exec, which are killed before that.
+const LAST_CHILDREN: Duration = Duration::from_secs(4);

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     audience::{PlayerNotice, Ticket},
+    children::Attendance,
     house::{House, TlsHandshake, Venue},
     live_stream::{Incoming, Ingest, LiveStream, Medium, Replaced},
     port::Port,
@@ -127,6 +128,7 @@ struct PlayerRole {
     key: StreamKey,
     ticket: Ticket,
     venue: Arc<Venue>,
+    _attendance: Option<Attendance>,
 }
 
 struct Ending {

@@ -217,7 +217,7 @@ impl Floor {
 
 /// Whether streams of this application may come from elsewhere.
 fn is_fetched(application: &Application) -> bool {
-    !application.relays.pulls.is_empty()
+    !application.relays.pulls.is_empty() || application.exec.pulls()
 }
 
 fn session_config(server: &Server, limits: &Limits) -> SessionConfig {

@@ -12,12 +12,14 @@ use tracing::info;
 
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
+    children::Attendance,
     house::{House, Venue},
     source::Source,
     support::{
         body::{Body, BrokenOff, Form, SharedBody},
         counters::{Protocol, StreamCounters},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
+        facts::SessionFacts,
         hang_up::HangUp,
         route::Route,
         viewers::{Entered, Entry},
@@ -43,6 +45,7 @@ pub struct Viewer {
     hang_up: Option<HangUp>,
     reason: Option<String>,
     record: Box<SessionRecord>,
+    _attendance: Option<Attendance>,
     _entered: Entered,
 }
 
@@ -96,6 +99,8 @@ impl Viewer {
                 remote: record.remote,
                 to: ctx.address().recipient(),
             });
+            let facts = || SessionFacts::of(&record, "", &route);
+            let attendance = Attendance::begin(&house, &venue, &key, facts);
             let mut seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
             seat.route = route;
             Self {
@@ -111,6 +116,7 @@ impl Viewer {
                 hang_up,
                 reason: None,
                 record: Box::new(record),
+                _attendance: attendance,
                 _entered: entered,
                 house,
                 venue,

@@ -290,10 +290,10 @@ lost in this release: proxy_pass
     fn the_documents_lose_only_what_is_not_built() {
         for (name, lost) in [
             ("document_a.conf", "notify_method on_publish"),
-            ("document_c.conf", "exec rtmp_stat rtmp_stat_stylesheet"),
+            ("document_c.conf", "rtmp_stat rtmp_stat_stylesheet"),
             (
                 "document_d.conf",
-                "oclp_proc push pull oclp_publish oclp_play oclp_stream oclp_meta_once oclp_meta_type oclp_pull oclp_meta",
+                "oclp_proc oclp_publish oclp_play oclp_stream oclp_meta_once oclp_meta_type oclp_pull oclp_meta",
             ),
         ] {
             let report = of_fixture(name);

@@ -212,7 +212,7 @@ impl Args {
 }
 
 fn is_signal(word: &str) -> bool {
-    SIGNALS.iter().any(|name| name.eq_ignore_ascii_case(word)) || values::number(word).is_some_and(|n| n > 0 && n < 65)
+    SIGNALS.iter().any(|name| name.eq_ignore_ascii_case(word)) || values::number(word).is_some_and(|n| n > 0 && n < 32)
 }
 
 /// The row of a name in a place.
@@ -411,7 +411,14 @@ static PROCESS: &[Row] = &[
     nginx("worker_shutdown_timeout", ROOT, Time, "", Works).because("quit waits for streams as long as they last"),
     nginx("worker_rlimit_nofile", ROOT, Number, "", Works).because("the limit livemill was started with"),
     nginx("working_directory", ROOT, Text, "", Works).because("the directory livemill was started in"),
-    nginx("env", ROOT, Text, "", NotYet("it is for the children of exec, which come in a later release")).many_here(),
+    nginx(
+        "env",
+        ROOT,
+        Text,
+        "",
+        Better("for the children of exec, which are given PATH, HOME, LANG, LC_…, TZ and TMPDIR anyway"),
+    )
+    .many_here(),
     nginx("load_module", ROOT, Text, "", NoEffect("everything is built in: there is nothing to load")).many_here(),
     nginx("include", ROOT.or(EVENTS).or(MSAR).or(HTTP), Text, "", Works).many_here(),
     nginx("master_process", ROOT, Flag, "on", NoEffect("there is one process")),
@@ -758,26 +765,54 @@ static NOTIFY: &[Row] = &[
     row("notify_send_redirect", "S", MSA, Flag, "off", HOOKS),
     row("notify_no_resolve", "W", MSA, Flag, "on", HOOKS),
     row("netcall_timeout", "ASW", MS, Time, "10s", HOOKS),
+    own("notify_format", MSA, OneOf(&["form", "json"]), "form", "what the family sends; `json` is always a POST"),
+    own("hook_secret", MSA, Text, "", "set: calls carry X-Livemill-Timestamp and X-Livemill-Signature"),
     row("netcall_buffer", "ASW", MS, Size, "1024", NoEffect("answers are read whole, up to 64k")),
 ];
 
-const CHILDREN: Verdict = NotYet("no child process is started in this release");
+const CHILD: Verdict = Better("what the child says goes to the error log, and it goes down with all its own children");
+
+const ON_RECORDINGS: Verdict = NotYet("waits for recordings, which come in a later release: the command is not run");
 
 static EXEC: &[Row] = &[
-    row("exec", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_push", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_pull", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_publish", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_publish_done", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_play", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_play_done", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_record_done", ALL, MSAR, Words(1, 255), "", CHILDREN).many(),
-    row("exec_record_started", "S", MSAR, Words(1, 255), "", CHILDREN).many(),
-    row("exec_static", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("respawn", ALL, MSA, Flag, "on", CHILDREN),
-    row("respawn_timeout", ALL, MSA, Time, "5s", CHILDREN),
-    row("exec_kill_signal", ALL, MSA, Signal, "KILL", CHILDREN).last(),
-    row("exec_options", ALL, MSA, Flag, "off", CHILDREN),
+    row("exec", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row("exec_push", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row("exec_pull", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row("exec_publish", ALL, MSA, Words(1, 255), "", Works).many(),
+    row("exec_publish_done", ALL, MSA, Words(1, 255), "", Better("also when the server ends")).many(),
+    row("exec_play", ALL, MSA, Words(1, 255), "", Better("also for viewers of HTTP-FLV and of endless .ts and .mp4"))
+        .many(),
+    row("exec_play_done", ALL, MSA, Words(1, 255), "", Better("exactly once for each exec_play")).many(),
+    row("exec_record_done", ALL, MSAR, Words(1, 255), "", ON_RECORDINGS).many(),
+    row("exec_record_started", "S", MSAR, Words(1, 255), "", ON_RECORDINGS).many(),
+    row("exec_static", ALL, MSA, Words(1, 255), "", CHILD).many_here(),
+    row("respawn", ALL, MSA, Flag, "on", Works),
+    row(
+        "respawn_timeout",
+        ALL,
+        MSA,
+        Time,
+        "5s",
+        Better("for each application; a child that keeps dying waits twice as long each time, up to 60 s"),
+    ),
+    row(
+        "exec_kill_signal",
+        ALL,
+        MSA,
+        Signal,
+        "KILL",
+        Better("for each application, to the child and its own children; who is still there after 5 s is killed"),
+    )
+    .last(),
+    row("exec_options", ALL, MSA, Flag, "off", Better("every name= counts, not the first alone")).here(),
+    own(
+        "exec_max_children",
+        MSA,
+        Number,
+        "16",
+        "children of one stream at a time: players come in crowds, machines do not",
+    ),
+    own("exec_max_processes", M, Number, "256", "children of the whole server at a time"),
 ];
 
 const NAMING: Args = OneOf(&["sequential", "timestamp", "system"]);
@@ -994,6 +1029,15 @@ const SIGNALS: &[&str] = &[
     "HUP", "INT", "QUIT", "ILL", "ABRT", "FPE", "KILL", "SEGV", "PIPE", "ALRM", "TERM", "USR1", "USR2", "CHLD", "CONT",
     "STOP", "TSTP", "TTIN", "TTOU",
 ];
+
+/// The number of a signal that [`Args::Signal`] takes, as this system counts.
+pub fn signal_number(word: &str) -> Option<i32> {
+    let named = || format!("SIG{}", word.to_ascii_uppercase()).parse::<nix::sys::signal::Signal>().ok();
+    match values::number(word) {
+        Some(number) => i32::try_from(number).ok(),
+        None => named().map(|signal| signal as i32),
+    }
+}
 
 #[cfg(test)]
 mod tests {

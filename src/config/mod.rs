@@ -13,6 +13,8 @@
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
 //! - [`oclp`]: the callbacks of a cluster.
+//! - [`hooks`]: who is asked and told over HTTP.
+//! - [`exec`]: commands that are run beside streams.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //! - [`relays`]: where streams are pushed to and pulled from.
 //!
@@ -33,6 +35,8 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod exec;
+pub mod hooks;
 pub mod hosts;
 pub mod http;
 pub mod oclp;
@@ -47,6 +51,8 @@ pub mod verify;
 pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
+pub use exec::Exec;
+pub use hooks::{HookFormat, HookMethod, HookSecret, HookUrl, Hooks, NotifyRules};
 pub use hosts::Endpoint;
 pub use oclp::{HookTargets, OclpRule, OclpRules};
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
@@ -63,6 +69,8 @@ pub struct Config {
     pub log_formats: Vec<Arc<LogFormat>>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
+    /// Every `exec_static`, wherever it stands, and how its child is kept.
+    pub exec_static: Vec<(exec::ExecRule, exec::Keep)>,
     /// What the operator should read at start: one line each.
     pub warnings: Vec<Notice>,
 }
@@ -186,6 +194,8 @@ pub struct Limits {
     pub log_queue: usize,
     /// Lines a second with the same cause.
     pub log_rate: u32,
+    /// Children of exec in the whole process.
+    pub exec_max_processes: u32,
 }
 
 impl Default for Limits {
@@ -213,6 +223,7 @@ impl Default for Limits {
             max_unknown_command_rate: 20,
             log_queue: 8192,
             log_rate: 10,
+            exec_max_processes: 256,
         }
     }
 }
@@ -256,6 +267,8 @@ pub struct Server {
     pub applications: Vec<Arc<Application>>,
     /// For sessions that end before they reach an application.
     pub access_log: Vec<AccessLog>,
+    /// Those about connections.
+    pub hooks: Arc<Hooks>,
 }
 
 impl Server {
@@ -414,7 +427,10 @@ pub struct Application {
     pub publish_key: Option<PublishKey>,
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
+    pub hooks: Arc<Hooks>,
     pub relays: Arc<Relays>,
+    /// What is run beside its streams.
+    pub exec: Exec,
 }
 
 impl Application {
@@ -620,7 +636,9 @@ impl Config {
             access_log: Vec::new(),
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
+            hooks: Arc::default(),
             relays: Arc::default(),
+            exec: Exec::default(),
         };
         let server = Server {
             index: 0,
@@ -631,6 +649,7 @@ impl Config {
             tls: None,
             applications: vec![Arc::new(application)],
             access_log: Vec::new(),
+            hooks: Arc::default(),
         };
         Self {
             process: Process::default(),
@@ -638,6 +657,7 @@ impl Config {
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
             http: (options.http_port > 0).then(|| Arc::new(http::Http::built_in(options.http_port))),
+            exec_static: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -16,6 +16,7 @@ use super::{Connection, Flow, Place, PlayerRole, PublisherRole, Role};
 use crate::{
     actors::{
         audience::{self, Seat},
+        children::Attendance,
         house::Venue,
         live_stream::{NameInUse, Publish},
         router::{NoStream, OpenStream, Opened, Purpose},
@@ -324,7 +325,9 @@ impl Connection {
         let mut seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
         seat.route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
         let ticket = audience::join(&opened.source(), seat);
-        self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue) }));
+        let attendance = Attendance::begin(&self.house, venue, &key, || self.facts());
+        let venue = Arc::clone(venue);
+        self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance }));
         self.read_on(read_on, ctx);
     }
 
