@@ -215,6 +215,18 @@ seed("flv_reader", "too-long", flv_head + flv_tag(9, 0, b"x", size=0xffffff))
 seed("flv_reader", "longer-header", b"\0\1\2FLV\x01\x01" + struct.pack(">I", 12) + b"???" + bytes(4) + flv_media)
 seed("flv_reader", "page", b"\5\5\5<html>")
 
+# Answers over HTTP: three sizes of pieces, then the answer ---------------------------------------------------------------------
+
+http_chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+for label, answer in {
+    "chunks": http_chunked + "3;a=b\r\nFLV\r\n0A\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n", "bad-chunk": http_chunked + "-1\r\n",
+    "length": "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nFLV", "to-the-end": "HTTP/1.0 200\nServer: x\n\nFLV",
+    "continue": "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "moved": "HTTP/1.1 302 Found\r\nLocation: http://h/live/a.flv\r\nContent-Length: 0\r\n\r\n", "rtmp": "\3rtmp",
+    "gzip": "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n",
+}.items():
+    seed("http_answer", label, b"\2\7\x40" + answer.encode())
+
 # Timeline: ops of six bytes: what, how, value, wait -------------------------------------------------------------------
 
 

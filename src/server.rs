@@ -19,17 +19,18 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         children::{Children, FinishChildren},
-        hooks::Hooks,
+        hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
         outputs::{FinishOutputs, Outputs},
         port::Port,
-        relays::Relays,
+        relays::{FinishRelays, Relays},
         router::Router,
         support::{
             census::Census,
             directory::Directory,
+            targets::OwnListens,
             tls::{TlsAcceptor, TlsError},
             viewers::Viewers,
         },
@@ -175,10 +176,11 @@ async fn serve(
     let desks =
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
-    hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
-    relays.run(Relays::new(std::sync::Arc::clone(&house)));
+    let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
     let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
-    let homes = arbiters.iter().map(Arbiter::handle).collect();
+    let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
+    let relays = relays.run(Relays::new(house.clone(), config.servers.clone(), homes.clone(), own_listens));
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     // It lives for as long as it has a timer.
     drop(Sweeper::new(config).map(Sweeper::start));
@@ -197,8 +199,10 @@ async fn serve(
 
     let mut finish = Finish {
         listener,
+        hooks,
         outputs: site.outputs.clone(),
         children,
+        relays,
         http,
         viewers,
         connections,
@@ -268,8 +272,10 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    hooks: Addr<Hooks>,
     outputs: Addr<Outputs>,
     children: Addr<Children>,
+    relays: Addr<Relays>,
     http: Running,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
@@ -298,7 +304,13 @@ impl Finish {
     /// Closes everybody and waits a moment for the last words to be read.
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
+        // Who waits for a hook's answer would hear nothing else until it came.
+        let _ = self.hooks.send(StopAsking).await;
         let _ = self.listener.send(CloseAll).await;
+        // Publishers are gone by now, and their pushes with them; pulls are not.
+        if timeout(LAST_WORDS, self.relays.send(FinishRelays)).await.is_err() {
+            warn!("some relays did not close in time");
+        }
         // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
         if self.viewers.dismiss("the server is ending", |_| true) > 0 {
             let _ = timeout(VIEWERS_LEAVE, self.viewers.gone()).await;
@@ -321,7 +333,20 @@ impl Finish {
         if children.is_err() {
             warn!("some children of exec did not end in time");
         }
+        // Everybody has left by now, so everything that is owed is known.
+        if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
+            warn!("not every hook has heard what is over");
+        }
     }
+}
+
+/// Where HTTP is served: no relay that a hook names may go there.
+fn own_http(ports: &[(HttpPort, BoundSocket)]) -> Vec<SocketAddr> {
+    let address = |socket: &BoundSocket| match socket {
+        BoundSocket::Tcp(listener) => listener.local_addr().ok(),
+        BoundSocket::Unix(_) => None,
+    };
+    ports.iter().filter_map(|(_, socket)| address(socket)).collect()
 }
 
 fn load_tls(endpoint: &Endpoint) -> Result<Option<TlsAcceptor>, TlsError> {
@@ -399,3 +424,5 @@ const LAST_FILES: Duration = Duration::from_secs(3);
 
 /// How long it waits for children of exec, which are killed before that.
 const LAST_CHILDREN: Duration = Duration::from_secs(4);
+/// How long it waits for hooks to hear what is over.
+const LAST_CALLS: Duration = Duration::from_secs(3);

@@ -18,8 +18,8 @@ use super::{
     relays::Relays,
     router::Router,
     support::{
-        census::Census, deadlines::Times, directory::Directory, disk::Disk, route::NodeId, shelf::Shelf,
-        viewers::Viewers,
+        census::Census, deadlines::Times, directory::Directory, disk::Disk, guests::Guests, route::NodeId,
+        shelf::Shelf, viewers::Viewers,
     },
 };
 use crate::{
@@ -38,6 +38,8 @@ pub struct House {
     pub census: Census,
     pub directory: Directory,
     pub viewers: Viewers,
+    /// Viewers of segments that hooks were asked about.
+    pub guests: Guests,
     /// Outputs made of segments that are in memory.
     pub shelf: Shelf,
     pub disk: Disk,
@@ -78,6 +80,7 @@ impl House {
             census,
             directory,
             viewers: Viewers::default(),
+            guests: Guests::default(),
             shelf: Shelf::default(),
             disk: Disk::default(),
             limits,
@@ -147,6 +150,8 @@ pub struct Venue {
     /// How long its publishers and players may take.
     pub times: Arc<Times>,
     pub access_log: AccessLog,
+    /// What its sessions have in common.
+    pub session: Arc<SessionConfig>,
     /// Packets that may wait for a player, where the configuration says so.
     pub max_packets: Option<usize>,
 }
@@ -178,6 +183,7 @@ impl Floor {
     fn new(server: &Server, limits: &Limits, logs: &AccessLogs) -> Self {
         // Bytes and seconds bound the queue; a number of packets does so as well only where somebody chose one.
         let usual = RtmpOptions::default().out_queue;
+        let session = Arc::new(session_config(server, limits));
         let venue = |application: &Arc<Application>| {
             let live = application.live_options.clone();
             Arc::new(Venue {
@@ -195,9 +201,10 @@ impl Floor {
                 rules: Arc::new(Rules {
                     live,
                     amf: amf_limits(limits, limits.amf_max_data_string),
-                    is_fetched: application.exec.pulls(),
+                    is_fetched: is_fetched(application),
                 }),
                 access_log: logs.of(&application.access_log),
+                session: Arc::clone(&session),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),
             })
@@ -205,10 +212,15 @@ impl Floor {
         Self {
             id: server.id.clone(),
             venues: server.applications.iter().map(venue).collect(),
-            session: Arc::new(session_config(server, limits)),
+            session,
             times: Arc::new(Times::new(limits, &server.rtmp)),
         }
     }
+}
+
+/// Whether streams of this application may come from elsewhere.
+fn is_fetched(application: &Application) -> bool {
+    !application.relays.pulls.is_empty() || application.oclp.pull.is_some() || application.exec.pulls()
 }
 
 fn session_config(server: &Server, limits: &Limits) -> SessionConfig {

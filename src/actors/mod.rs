@@ -49,6 +49,7 @@ pub mod listener;
 pub mod live_stream;
 pub mod outputs;
 pub mod port;
+pub mod relay;
 pub mod relays;
 pub mod router;
 pub mod segments;

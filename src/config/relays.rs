@@ -112,18 +112,14 @@ impl Relays {
         self.pushes.iter().filter(move |rule| rule.is_for(name))
     }
 
-    /// The pulls that a viewer of this name begins, each a backup of the one before it.
-    pub fn pulls_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<RelayRule>> {
-        self.pulls.iter().filter(move |rule| !rule.is_static && rule.is_for(name))
-    }
-
     pub fn static_pulls(&self) -> impl Iterator<Item = &Arc<RelayRule>> {
         self.pulls.iter().filter(|rule| rule.is_static)
     }
 }
 
 impl RelayRule {
-    fn is_for(&self, name: &str) -> bool {
+    /// Whether it is for the stream of this name.
+    pub fn is_for(&self, name: &str) -> bool {
         self.name.as_deref().is_none_or(|wanted| wanted == name)
     }
 }
