@@ -752,7 +752,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// What a child says is read in pieces of this size, at most [`READ_BUDGET`] in each [`READ_WINDOW`].
 const READ_BYTES: usize = 16 << 10;
-const READ_BUDGET: usize = 1600 << 10;
+const READ_BUDGET: usize = 400 << 10;
 const READ_WINDOW: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
