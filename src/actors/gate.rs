@@ -42,6 +42,14 @@ impl Admitted {
     }
 }
 
+/// Who may watch over HTTP, and what.
+pub struct Watcher {
+    pub key: StreamKey,
+    pub venue: Arc<Venue>,
+    /// In the order in which they are to be paid.
+    pub debts: Vec<Debt>,
+}
+
 /// Who may not, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -51,17 +59,12 @@ pub struct Denied {
     pub redirect: Option<String>,
 }
 
-/// What somebody who wants to play said of it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What somebody who wants to play said of it; zero where it said nothing, as nginx tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PlayWish {
     pub start: f64,
     pub duration: f64,
     pub reset: bool,
-}
-
-impl PlayWish {
-    /// What a request over HTTP means: from now on, for as long as it lasts.
-    pub const LIVE: Self = Self { start: 0.0, duration: 0.0, reset: false };
 }
 
 /// Whether anybody is to be asked or told about a connection to this server.
@@ -124,6 +127,43 @@ pub async fn play(house: &House, venue: &Venue, facts: Arc<SessionFacts>, wish: 
     let mut admitted = admit(rules, "play", decision)?;
     admitted.debt = owe(desk, owing(rules, false, &facts));
     Ok(admitted)
+}
+
+/// Whether anybody is to be asked or told about those who watch over HTTP.
+pub fn minds_viewers(server: &Server, venue: &Venue) -> bool {
+    minds_connections(server) || minds_players(venue)
+}
+
+/// Somebody wants to watch over HTTP: that is a connect and a play at once. Gives the stream it is to watch.
+pub async fn watch(
+    house: &House,
+    server: &Server,
+    venue: &Arc<Venue>,
+    key: StreamKey,
+    mut facts: SessionFacts,
+) -> Result<Watcher, Denied> {
+    let mut venue = Arc::clone(venue);
+    let mut key = key;
+    let mut debts = Vec::new();
+    if minds_connections(server) {
+        let admitted = connect(house, server, &facts, house.now().as_millis() as u32).await?;
+        if let Some(app) = admitted.name {
+            let nowhere = |_| Denied { reason: format!("connect: application not found: '{app}'"), redirect: None };
+            venue = house.venue(server, &app).ok_or(()).map_err(nowhere)?;
+            key = StreamKey::parse(&key.vhost, &app, &key.name).map_err(|_| nowhere(()))?;
+            facts.app.clone_from(&app);
+        }
+        debts.push(connected(house, server, &facts));
+    }
+    if minds_players(&venue) {
+        let admitted = play(house, &venue, Arc::new(facts), PlayWish::default()).await?;
+        key = admitted.key(key).map_err(|error| Denied { reason: error.to_string(), redirect: None })?;
+        if let Some(address) = &admitted.relay {
+            pull_from(house, &key, &venue, address);
+        }
+        debts.insert(0, admitted.debt);
+    }
+    Ok(Watcher { key, venue, debts })
 }
 
 /// A hook sends a publisher on to this address as well.

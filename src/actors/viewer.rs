@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
+    hooks::{Debt, Expelled},
     house::{House, Venue},
     source::Source,
     support::{
@@ -43,6 +44,8 @@ pub struct Viewer {
     reason: Option<String>,
     record: Box<SessionRecord>,
     _entered: Entered,
+    /// What hooks are owed when it leaves.
+    _debts: Vec<Debt>,
 }
 
 /// Somebody who may watch, and what.
@@ -57,6 +60,7 @@ pub struct Visit {
     pub record: SessionRecord,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
+    pub debts: Vec<Debt>,
 }
 
 /// The answer's end of a viewer. The viewer is gone once this is dropped.
@@ -82,7 +86,7 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, hang_up } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, hang_up, mut debts } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
@@ -94,6 +98,9 @@ impl Viewer {
                 to: ctx.address().recipient(),
             });
             let seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
+            for debt in &mut debts {
+                debt.begin(&source.counters, || ctx.address().recipient());
+            }
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
@@ -108,6 +115,7 @@ impl Viewer {
                 reason: None,
                 record: Box::new(record),
                 _entered: entered,
+                _debts: debts,
                 house,
                 venue,
                 key,
@@ -241,6 +249,15 @@ impl Handler<Dismiss> for Viewer {
     }
 }
 
+impl Handler<Expelled> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        self.finish(&reason);
+        ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
 /// How long a viewer that was sent away has to read the end of its answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -347,6 +364,7 @@ mod tests {
                 form,
                 record: SessionRecord::default(),
                 hang_up,
+                debts: Vec::new(),
             })
         }
 

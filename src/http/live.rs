@@ -24,11 +24,12 @@ use tokio::time::Instant;
 use super::{
     METHODS, MediaRequest, Site,
     address::{Endless, Wanted},
-    host_name, method_not_allowed,
+    admission, host_name, method_not_allowed,
     wire::Caller,
 };
 use crate::{
     actors::{
+        house::Venue,
         outputs::{Endlessly, OpenOutput, OutputHandle, OutputKind},
         router::{NoStream, OpenStream, Purpose},
         source::Source,
@@ -82,13 +83,27 @@ async fn watch(
         Method::OPTIONS => return preflight(),
         _ => return method_not_allowed(),
     }
-    let application = &asked.venue.application;
-    if !application.live || !application.outputs.http.has(output(format)) {
+    if !offers(&asked.venue, format) {
         return refuse(StatusCode::NOT_FOUND, "not offered");
     }
     let Some(tracks) = asked_tracks(request.query_string(), offered) else {
         return refuse(StatusCode::BAD_REQUEST, "neither audio nor video is asked for");
     };
+    let mut meant = None;
+    let mut debts = Vec::new();
+    if admission::is_needed(asked) && *request.method() == Method::GET {
+        match admission::watch(site, asked, protocol(format, wants_websocket(request)), request).await {
+            Ok(watcher) if offers(&watcher.venue, format) => {
+                let (server, peer, wanted) = (Arc::clone(&asked.server), asked.peer, Wanted::Endless(format));
+                meant = Some(MediaRequest { key: watcher.key, venue: watcher.venue, server, peer, wanted });
+                debts = watcher.debts;
+            }
+            Ok(_) => return refuse(StatusCode::NOT_FOUND, "not offered"),
+            Err(denied) => return refuse(StatusCode::FORBIDDEN, &denied.to_string()),
+        }
+    }
+    let asked = meant.as_ref().unwrap_or(asked);
+    let application = &asked.venue.application;
     let is_live = site.house.directory.find(&asked.key).is_some_and(|entry| {
         let counters = &entry.counters;
         counters.publishing.load(Ordering::Relaxed)
@@ -124,6 +139,7 @@ async fn watch(
         protocol: protocol(format, upgrade.is_some()),
         form,
         hang_up: request.conn_data::<Caller>().map(|caller| caller.hang_up.clone()),
+        debts,
     });
     match upgrade {
         None => endless(format).body(Answer(watching)),
@@ -170,6 +186,10 @@ pub async fn flv_live_at(site: &Site, rule: &FlvLive, request: &HttpRequest, pay
         Ok(asked) => watch(site, &asked, Endless::Flv, rule.tracks, request, payload).await,
         Err((status, why)) => refuse(status, &why),
     }
+}
+
+fn offers(venue: &Venue, format: Endless) -> bool {
+    venue.application.live && venue.application.outputs.http.has(output(format))
 }
 
 fn output(format: Endless) -> HttpOutput {
@@ -246,7 +266,7 @@ async fn open(site: &Site, asked: &MediaRequest, format: Endless) -> Result<Sour
     Ok(source)
 }
 
-fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
+pub fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
     let text = |name: header::HeaderName| {
         let value = request.headers().get(name).and_then(|value| value.to_str().ok());
         value.unwrap_or_default().to_owned()

@@ -13,15 +13,29 @@ use crate::config::{HookFormat, HookMethod, HookUrl, NotifyRules};
 /// What happened, or is about to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event<'a> {
-    Connect { epoch_ms: u32 },
+    Connect {
+        epoch_ms: u32,
+    },
     Disconnect,
-    Publish { kind: &'a str },
-    Play { start: f64, duration: f64, reset: bool },
+    Publish {
+        kind: &'a str,
+    },
+    Play {
+        start: f64,
+        duration: f64,
+        reset: bool,
+    },
     PublishDone,
     PlayDone,
     Done,
-    Update { publishes: bool, progress: Progress },
-    Playlist { module: &'static str, path: &'a str },
+    Update {
+        publishes: bool,
+        progress: Progress,
+    },
+    /// A playlist or manifest was written to disk.
+    Playlist {
+        path: &'a str,
+    },
 }
 
 /// How far a session is.
@@ -191,9 +205,7 @@ fn arguments<'a>(event: &Event<'a>, facts: &'a SessionFacts) -> (Vec<(&'static s
             ]);
             pairs.extend(is_named.then_some(name));
         }
-        Event::Playlist { module, path } => {
-            pairs.extend([call, ("module", Text(module)), name, ("path", Text(path))]);
-        }
+        Event::Playlist { path } => pairs.extend([call, name, ("path", Text(path))]),
     }
     let of_connection = matches!(event, Event::Connect { .. } | Event::Disconnect);
     (pairs, if of_connection { &facts.connect_args } else { &facts.args })
@@ -231,8 +243,24 @@ fn without_origin<'a>(location: &'a str, endpoint: &str) -> &'a str {
     }
 }
 
-/// What nginx escapes in an argument (`NGX_ESCAPE_ARGS`).
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b'&').add(b'+').add(b';').add(b'?');
+/// What nginx escapes in an argument (1.22's `NGX_ESCAPE_ARGS`, read off its requests).
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'&')
+    .add(b'+')
+    .add(b';')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// What cannot stand in a request line.
 const NOT_IN_A_LINE: &AsciiSet = &CONTROLS.add(b' ').add(b'#');
