@@ -28,7 +28,6 @@ fn conversation(kind: Kind, method: &str) -> Vec<Request> {
     let answer = publisher.request_connect(
         "live?a=b&c=%20d",
         &[
-            ("flashVer", "FMLE/3.0 (x; y)".into()),
             ("swfUrl", odd.into()),
             ("tcUrl", "rtmp://127.0.0.1/live?a=b&c=%20d".into()),
             ("pageUrl", "http://page/x y".into()),

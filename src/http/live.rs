@@ -36,6 +36,7 @@ use crate::{
         support::{
             body::{BrokenOff, Form},
             counters::Protocol,
+            route::{BadRoute, ROUTE_HEADER, Route},
         },
         viewer::{Viewer, Visit, Watching},
     },
@@ -89,14 +90,19 @@ async fn watch(
     let Some(tracks) = asked_tracks(request.query_string(), offered) else {
         return refuse(StatusCode::BAD_REQUEST, "neither audio nor video is asked for");
     };
+    let route = match route(request, site) {
+        Ok(route) => route,
+        Err(bad @ BadRoute::Unreadable) => return refuse(StatusCode::BAD_REQUEST, &bad.to_string()),
+        Err(bad) => return refuse(StatusCode::LOOP_DETECTED, &bad.to_string()),
+    };
     let mut meant = None;
-    let mut debts = Vec::new();
+    let (mut debts, mut is_fetched) = (Vec::new(), false);
     if admission::is_needed(asked) && *request.method() == Method::GET {
         match admission::watch(site, asked, protocol(format, wants_websocket(request)), request).await {
             Ok(watcher) if offers(&watcher.venue, format) => {
                 let (server, peer, wanted) = (Arc::clone(&asked.server), asked.peer, Wanted::Endless(format));
                 meant = Some(MediaRequest { key: watcher.key, venue: watcher.venue, server, peer, wanted });
-                debts = watcher.debts;
+                (debts, is_fetched) = (watcher.debts, watcher.is_fetched);
             }
             Ok(_) => return refuse(StatusCode::NOT_FOUND, "not offered"),
             Err(denied) => return refuse(StatusCode::FORBIDDEN, &denied.to_string()),
@@ -109,7 +115,8 @@ async fn watch(
         counters.publishing.load(Ordering::Relaxed)
     });
     // Said here as well as by the router, so that a crowd at the wrong address stays at the door.
-    if !is_live && !application.live_options.idle_streams {
+    is_fetched |= asked.venue.rules.is_fetched;
+    if !is_live && !application.live_options.idle_streams && !is_fetched {
         return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string());
     }
     if *request.method() == Method::HEAD {
@@ -121,7 +128,7 @@ async fn watch(
         Ok(upgrade) => upgrade,
         Err(fault) => return HttpResponse::from(actix_http::Response::<BoxBody>::from(fault)),
     };
-    let source = match open(site, asked, format).await {
+    let source = match open(site, asked, format, is_fetched).await {
         Ok(source) => source,
         Err(NoStream::NotFound) => return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string()),
         Err(full) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &full.to_string()),
@@ -133,6 +140,7 @@ async fn watch(
     let watching = Viewer::begin(Visit {
         house: Arc::clone(&site.house),
         record: record(asked, request),
+        route,
         venue: Arc::clone(&asked.venue),
         key: asked.key.clone(),
         source,
@@ -248,12 +256,13 @@ fn asked_of_port(
     Ok(MediaRequest { key, venue, server, peer, wanted: Wanted::Endless(Endless::Flv) })
 }
 
-async fn open(site: &Site, asked: &MediaRequest, format: Endless) -> Result<Source, NoStream> {
+async fn open(site: &Site, asked: &MediaRequest, format: Endless, is_fetched: bool) -> Result<Source, NoStream> {
     let (key, venue) = (asked.key.clone(), &asked.venue);
     let kind = match format {
         Endless::Flv => {
             let (rules, home) = (Arc::clone(&venue.rules), Arbiter::current());
-            let open = OpenStream { key, rules, purpose: Purpose::Play, home };
+            let purpose = if is_fetched { Purpose::PlayFetched } else { Purpose::Play };
+            let open = OpenStream { key, rules, purpose, home };
             let opened = site.house.router.send(open).await;
             return Ok(opened.unwrap_or(Err(NoStream::NotFound))?.source());
         }
@@ -287,6 +296,12 @@ pub fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
         page_url: text(header::REFERER),
         ..SessionRecord::default()
     }
+}
+
+/// The nodes that a relay of ours comes through.
+fn route(request: &HttpRequest, site: &Site) -> Result<Route, BadRoute> {
+    let Some(said) = request.headers().get(ROUTE_HEADER) else { return Ok(Route::default()) };
+    Route::parse(said.to_str().map_err(|_| BadRoute::Unreadable)?, site.house.node)
 }
 
 fn peer(request: &HttpRequest) -> Option<SocketAddr> {

@@ -16,6 +16,7 @@ use super::{Connection, Flow, Place, PlayerRole, PublisherRole, Role};
 use crate::{
     actors::{
         audience::{self, Seat},
+        children::Attendance,
         gate::{self, Admitted, Denied, PlayWish},
         hooks::Debt,
         house::{House, Venue},
@@ -25,15 +26,13 @@ use crate::{
             census::{Crowded, Publishing},
             deadlines::Stage,
             facts::SessionFacts,
+            feeder::Feeder,
             route::Route,
             wakeup::Wakeup,
         },
     },
     config::{Action, Application, Live, Server},
-    media::{
-        gather::Gather,
-        key::{NameError, StreamKey},
-    },
+    media::key::{NameError, StreamKey},
     protocol::rtmp::{
         chunk::WireStyle,
         server::{ConnectRequest, PlayStart},
@@ -72,6 +71,8 @@ struct Wanted {
     target: url::Target,
     venue: Arc<Venue>,
     key: Result<StreamKey, NameError>,
+    /// The query of the name alone: those of the application belong to `connect`.
+    args: String,
 }
 
 /// Somebody who was let in, and to which stream.
@@ -188,7 +189,7 @@ impl Connection {
         info!(connection = self.id, client = self.client(), app, name, kind, "publish");
         match self.may_publish(&wanted) {
             Ok((key, counted)) => {
-                let asked = self.ask_to_publish(key, Arc::clone(&wanted.venue), kind, ctx);
+                let asked = self.ask_to_publish(key, &wanted, kind, ctx);
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
                         Ok(entry) => connection.begin_publishing(msid, entry, &wanted.venue, counted, ctx),
@@ -214,7 +215,7 @@ impl Connection {
         info!(connection = self.id, client = self.client(), app, name, "play");
         match self.may_play(&wanted) {
             Ok(key) => {
-                let asked = self.ask_to_play(key, Arc::clone(&wanted.venue), wish);
+                let asked = self.ask_to_play(key, &wanted, wish);
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
                         Ok(entry) => connection.begin_playing(msid, entry, &wanted.venue, ctx),
@@ -232,10 +233,10 @@ impl Connection {
     }
 
     /// What is known of this session now.
-    fn facts(&self) -> SessionFacts {
+    fn facts(&self, args: &str) -> SessionFacts {
         let (_, connect_args) = self.place.as_ref().map_or(("", ""), |place| url::split_app(&place.app));
         let route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
-        SessionFacts::of(&self.record, connect_args, &route)
+        SessionFacts { args: args.to_owned(), ..SessionFacts::of(&self.record, connect_args, &route) }
     }
 
     fn is_occupied(&self) -> bool {
@@ -258,7 +259,13 @@ impl Connection {
         self.record.app.clone_from(&target.app);
         self.record.name.clone_from(&target.name);
         self.record.args.clone_from(&target.query);
-        Some(Wanted { target, venue, key })
+        let args = match name.split_once('?') {
+            Some((_, args)) => args.to_owned(),
+            // Where the query of the application holds the name.
+            None if target.query != url::split_app(&place.app).1 => target.query.clone(),
+            None => String::new(),
+        };
+        Some(Wanted { target, venue, key, args })
     }
 
     /// All that can be said without asking the stream, cheapest first.
@@ -297,11 +304,12 @@ impl Connection {
     fn ask_to_publish(
         &self,
         mut key: StreamKey,
-        venue: Arc<Venue>,
+        wanted: &Wanted,
         kind: &str,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<Entry, Refused>> + 'static {
-        let (house, facts, to) = (Arc::clone(&self.house), Arc::new(self.facts()), ctx.address());
+        let (house, venue, to) = (Arc::clone(&self.house), Arc::clone(&wanted.venue), ctx.address());
+        let facts = Arc::new(self.facts(&wanted.args));
         // Copied only for somebody who asks for it.
         let kind = gate::minds_publishers(&venue).then(|| kind.to_owned());
         async move {
@@ -310,6 +318,9 @@ impl Connection {
                 look_whether_free(&house, &key, &facts).await?;
                 admitted = gate::publish(&house, &venue, Arc::clone(&facts), &kind).await?;
                 key = admitted.key(key)?;
+                if let Some(named) = admitted.relay.take() {
+                    gate::push_to(&house, &key, &facts, named);
+                }
             }
             for _ in 0..STREAM_TRIES {
                 let opened = open_stream(&house, &key, &venue, Purpose::Publish).await?;
@@ -328,21 +339,23 @@ impl Connection {
     fn ask_to_play(
         &self,
         mut key: StreamKey,
-        venue: Arc<Venue>,
+        wanted: &Wanted,
         wish: PlayWish,
     ) -> impl Future<Output = Result<Entry, Refused>> + 'static {
-        let house = Arc::clone(&self.house);
-        let facts = gate::minds_players(&venue).then(|| Arc::new(self.facts()));
+        let (house, venue) = (Arc::clone(&self.house), Arc::clone(&wanted.venue));
+        let facts = gate::minds_players(&venue).then(|| Arc::new(self.facts(&wanted.args)));
         async move {
             let mut admitted = Admitted::default();
+            let mut purpose = Purpose::Play;
             if let Some(facts) = facts {
-                admitted = gate::play(&house, &venue, facts, wish).await?;
+                admitted = gate::play(&house, &venue, Arc::clone(&facts), wish).await?;
                 key = admitted.key(key)?;
+                if let Some(named) = admitted.relay.take() {
+                    gate::pull_from(&house, &key, &venue, &facts, named);
+                    purpose = Purpose::PlayFetched;
+                }
             }
-            if let Some(address) = &admitted.relay {
-                gate::pull_from(&house, &key, &venue, address);
-            }
-            let opened = open_stream(&house, &key, &venue, Purpose::Play).await?;
+            let opened = open_stream(&house, &key, &venue, purpose).await?;
             Ok(Entry { key, opened, admitted })
         }
     }
@@ -359,9 +372,6 @@ impl Connection {
         let Entry { key, opened, admitted } = entry;
         let mut debt = admitted.debt;
         debt.begin(&opened.counters, || ctx.address().recipient());
-        if let Some(address) = &admitted.relay {
-            gate::push_to(&self.house, &key, venue, address);
-        }
         if admitted.name.is_some() {
             self.record.name = key.name.to_string();
         }
@@ -374,10 +384,8 @@ impl Connection {
         self.role = Role::Publisher(Box::new(PublisherRole {
             msid,
             key,
-            stream: opened.stream,
             counters: opened.counters,
-            gather: Gather::new(venue.gather),
-            timer_is_set: false,
+            feeder: Feeder::new(self.id, opened.stream, venue.gather),
             wakeup: Wakeup::new(if waits { venue.gather.audio_hold } else { Duration::ZERO }),
             has_patience: false,
             _counted: counted,
@@ -417,7 +425,10 @@ impl Connection {
         let mut seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
         seat.route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
         let ticket = audience::join(&opened.source(), seat);
-        self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue), _debt: debt }));
+        let attendance = Attendance::begin(&self.house, venue, &key, || self.facts(&self.record.args));
+        let venue = Arc::clone(venue);
+        self.role =
+            Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance, _debt: debt }));
         self.read_on(read_on, ctx);
     }
 
@@ -450,7 +461,11 @@ impl Connection {
             Refused::Crowded(_) | Refused::NoStream(_) | Refused::Ending => "NetStream.Publish.Rejected",
         };
         match refused {
-            Refused::Denied(Denied { reason, redirect: Some(to) }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            // Word for word as X says it, and at its level.
+            Refused::Denied(Denied { is_forbidden: true, .. }) => {
+                self.session.status(msid, "status", "NetStream.Publish.Forbidden", "Publish stream Forbidden");
+            }
             _ => self.session.refuse_publish(msid, code, &refused.to_string()),
         }
         self.end(&format!("publish: {refused}"), ctx);
@@ -462,7 +477,10 @@ impl Connection {
             _ => "NetStream.Play.Failed",
         };
         match refused {
-            Refused::Denied(Denied { reason, redirect: Some(to) }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { is_forbidden: true, .. }) => {
+                self.session.status(msid, "status", "NetStream.Play.Forbidden", "Play stream Forbidden");
+            }
             _ => self.session.refuse_play(msid, code, &refused.to_string()),
         }
         self.end(&format!("play: {refused}"), ctx);

@@ -67,7 +67,7 @@ impl Guests {
         let verdict = cell.get_or_init(|| ask).await;
         match verdict {
             Ok(guest) if guest.is_expelled.load(Ordering::Relaxed) => {
-                Err(Denied { reason: "an update was refused".to_owned(), redirect: None })
+                Err(Denied { reason: "an update was refused".to_owned(), redirect: None, is_forbidden: false })
             }
             Ok(Let { watcher, .. }) => Ok(watcher.key.clone()),
             Err(denied) => Err(denied.clone()),
@@ -125,7 +125,7 @@ impl Guests {
     }
 
     fn crowded() -> Denied {
-        Denied { reason: "too many viewers to ask about".to_owned(), redirect: None }
+        Denied { reason: "too many viewers to ask about".to_owned(), redirect: None, is_forbidden: false }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<GuestId, Guest>> {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn denied() -> Verdict {
-        Err(Denied { reason: "403".to_owned(), redirect: None })
+        Err(Denied { reason: "403".to_owned(), redirect: None, is_forbidden: false })
     }
 
     const TIMEOUT: Duration = Duration::from_secs(30);

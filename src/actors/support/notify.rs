@@ -1,5 +1,7 @@
 //! What nginx-rtmp's hooks are asked and told, word for word, and what their answers mean.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode, utf8_percent_encode};
@@ -53,8 +55,11 @@ pub enum Decision {
     Go,
     /// Under another name: of the application at connect, else of the stream.
     Rename(String),
-    /// To or from there.
-    Relay(String),
+    /// To or from there; `named_by` is where the hook answered from.
+    Relay {
+        address: String,
+        named_by: Option<IpAddr>,
+    },
     Refuse(String),
 }
 
@@ -100,7 +105,7 @@ pub fn decide(call: &HookCall, answer: Result<HookAnswer, HookError>) -> Decisio
     };
     match (answer.status / 100, answer.location.filter(|text| !text.is_empty())) {
         (2, _) | (3, None) => Decision::Go,
-        (3, Some(location)) if is_rtmp(&location) => Decision::Relay(location),
+        (3, Some(address)) if is_rtmp(&address) => Decision::Relay { address, named_by: answer.peer },
         (3, Some(location)) => Decision::Rename(without_origin(&location, call.endpoint()).to_owned()),
         _ => Decision::Refuse(format!("{} was refused by its hook: {}", call.event, answer.status)),
     }

@@ -280,7 +280,7 @@ fn split_absolute(text: &str) -> Result<(bool, &str, &str), UrlError> {
 }
 
 /// Host, without brackets and in lower case, and port.
-fn split_authority(authority: &str) -> Result<(String, Option<u16>), UrlError> {
+pub fn split_authority(authority: &str) -> Result<(String, Option<u16>), UrlError> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']').ok_or(UrlError::Host)?;
