@@ -13,6 +13,7 @@ use tracing::info;
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
     children::Attendance,
+    hooks::{Debt, Expelled},
     house::{House, Venue},
     source::Source,
     support::{
@@ -47,6 +48,8 @@ pub struct Viewer {
     record: Box<SessionRecord>,
     _attendance: Option<Attendance>,
     _entered: Entered,
+    /// What hooks are owed when it leaves.
+    _debts: Vec<Debt>,
 }
 
 /// Somebody who may watch, and what.
@@ -63,6 +66,7 @@ pub struct Visit {
     pub route: Route,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
+    pub debts: Vec<Debt>,
 }
 
 /// The answer's end of a viewer. The viewer is gone once this is dropped.
@@ -88,7 +92,7 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, route, hang_up } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, route, hang_up, mut debts } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
@@ -103,6 +107,9 @@ impl Viewer {
             let attendance = Attendance::begin(&house, &venue, &key, facts);
             let mut seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
             seat.route = route;
+            for debt in &mut debts {
+                debt.begin(&source.counters, || ctx.address().recipient());
+            }
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
@@ -118,6 +125,7 @@ impl Viewer {
                 record: Box::new(record),
                 _attendance: attendance,
                 _entered: entered,
+                _debts: debts,
                 house,
                 venue,
                 key,
@@ -251,6 +259,15 @@ impl Handler<Dismiss> for Viewer {
     }
 }
 
+impl Handler<Expelled> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        self.finish(&reason);
+        ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
 /// How long a viewer that was sent away has to read the end of its answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -358,6 +375,7 @@ mod tests {
                 record: SessionRecord::default(),
                 route: Route::default(),
                 hang_up,
+                debts: Vec::new(),
             })
         }
 
