@@ -19,10 +19,11 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         children::Children,
-        hooks::Hooks,
+        hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
+        oclp::{FinishOclp, Oclp},
         outputs::{FinishOutputs, Outputs},
         port::Port,
         relays::Relays,
@@ -163,9 +164,11 @@ async fn serve(
     // Each of the two knows the other.
     let outputs = Context::<Outputs>::new();
     let (hooks, relays, children) = (Context::<Hooks>::new(), Context::<Relays>::new(), Context::<Children>::new());
+    let oclp = Context::<Oclp>::new();
     let events = StreamEvents::to([
         outputs.address().recipient(),
         hooks.address().recipient(),
+        oclp.address().recipient(),
         relays.address().recipient(),
         children.address().recipient(),
     ]);
@@ -175,7 +178,8 @@ async fn serve(
     let desks =
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
-    hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let oclp = oclp.run(Oclp::new(std::sync::Arc::clone(&house), &config.oclp_starts));
     relays.run(Relays::new(std::sync::Arc::clone(&house)));
     children.run(Children::new(std::sync::Arc::clone(&house)));
     let homes = arbiters.iter().map(Arbiter::handle).collect();
@@ -197,6 +201,8 @@ async fn serve(
 
     let mut finish = Finish {
         listener,
+        hooks,
+        oclp,
         outputs: site.outputs.clone(),
         http,
         viewers,
@@ -267,6 +273,8 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    hooks: Addr<Hooks>,
+    oclp: Addr<Oclp>,
     outputs: Addr<Outputs>,
     http: Running,
     viewers: Viewers,
@@ -296,6 +304,8 @@ impl Finish {
     /// Closes everybody and waits a moment for the last words to be read.
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
+        // Who waits for a hook's answer would hear nothing else until it came.
+        let _ = self.hooks.send(StopAsking).await;
         let _ = self.listener.send(CloseAll).await;
         // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
         if self.viewers.dismiss("the server is ending", |_| true) > 0 {
@@ -312,6 +322,11 @@ impl Finish {
         }
         if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
             warn!("the disk did not take the last files in time");
+        }
+        // Everybody has left by now, so everything that is owed is known.
+        let _ = self.oclp.send(FinishOclp).await;
+        if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
+            warn!("not every hook has heard what is over");
         }
     }
 }
@@ -388,3 +403,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long it waits for files that are being written.
 const LAST_FILES: Duration = Duration::from_secs(3);
+
+/// How long it waits for hooks to hear what is over.
+const LAST_CALLS: Duration = Duration::from_secs(3);

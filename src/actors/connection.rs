@@ -20,6 +20,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     audience::{PlayerNotice, Ticket},
+    gate::PlayWish,
+    hooks::{Debt, Expelled},
     house::{House, TlsHandshake, Venue},
     live_stream::{EndPublish, Incoming, Ingest, LiveStream, Medium, Replaced},
     port::Port,
@@ -101,6 +103,8 @@ struct Place {
     app: String,
     /// The way it came, where it is a relay.
     route: Route,
+    /// What hooks are owed when the connection ends.
+    _debt: Debt,
 }
 
 enum Role {
@@ -123,6 +127,8 @@ struct PublisherRole {
     /// The timer of `wakeup` is under way.
     has_patience: bool,
     _counted: Publishing,
+    /// What hooks are owed when the publish ends.
+    _debt: Debt,
 }
 
 struct PlayerRole {
@@ -130,6 +136,7 @@ struct PlayerRole {
     key: StreamKey,
     ticket: Ticket,
     venue: Arc<Venue>,
+    _debt: Debt,
 }
 
 struct Ending {
@@ -414,9 +421,11 @@ impl Connection {
 
     fn act(&mut self, event: ServerEvent, ctx: &mut Context<Self>) -> Flow {
         match event {
-            ServerEvent::Connect(request) => self.connect(*request, ctx),
+            ServerEvent::Connect(request) => return self.connect(*request, ctx),
             ServerEvent::Publish { msid, name, kind } => return self.publish(msid, &name, &kind, ctx),
-            ServerEvent::Play { msid, name, .. } => return self.play(msid, &name, ctx),
+            ServerEvent::Play { msid, name, start, duration, reset } => {
+                return self.play(msid, &name, PlayWish { start, duration, reset }, ctx);
+            }
             ServerEvent::Unpublish { msid } | ServerEvent::CloseStream { msid } => self.leave(msid),
             ServerEvent::Pause { msid, paused, .. } => {
                 self.output.borrow_mut().queue().pause(paused);
@@ -749,6 +758,26 @@ impl Handler<Replaced> for Connection {
             self.session.status(msid, "error", "NetStream.Publish.BadName", "another publisher took over");
             self.end("another publisher took over", ctx);
         }
+    }
+}
+
+impl Handler<Expelled> for Connection {
+    type Result = ();
+
+    fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        match &self.role {
+            Role::Publisher(role) => {
+                let msid = role.msid;
+                self.session.status(msid, "error", "NetStream.Publish.Denied", &reason);
+            }
+            Role::Player(role) => {
+                let msid = role.msid;
+                self.session.status(msid, "error", "NetStream.Play.Failed", &reason);
+            }
+            // It has left what the hook spoke of.
+            Role::None => return,
+        }
+        self.end(&reason, ctx);
     }
 }
 

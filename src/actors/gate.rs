@@ -5,18 +5,23 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     hooks::{Ask, Debt, Hooks, Owing, Update, UpdateRule, owe},
     house::{House, Venue},
+    oclp,
     support::{
         facts::SessionFacts,
         hook_call::{HookCall, HookError},
         notify::{self, Decision, Event, Progress},
+        oclp_call,
     },
 };
-use crate::config::{HookUrl, NotifyRules, Server};
+use crate::{
+    config::{HookUrl, NotifyRules, Server},
+    media::key::{NameError, StreamKey},
+};
 
 /// Who may come in, and as what.
 #[derive(Default)]
@@ -27,6 +32,16 @@ pub struct Admitted {
     pub relay: Option<String>,
     /// What is owed from now on.
     pub debt: Debt,
+}
+
+impl Admitted {
+    /// The stream that is meant, where somebody asked for this one.
+    pub fn key(&self, asked: StreamKey) -> Result<StreamKey, NameError> {
+        let Some(name) = &self.name else { return Ok(asked) };
+        // What follows a question mark is no part of a name.
+        let name = name.split('?').next().unwrap_or_default();
+        StreamKey::parse(&asked.vhost, &asked.app, name)
+    }
 }
 
 /// Who may not, and why.
@@ -63,35 +78,38 @@ pub fn minds_connections(server: &Server) -> bool {
 /// Whether anybody is to be asked or told about those who publish here.
 pub fn minds_publishers(venue: &Venue) -> bool {
     let rules = &venue.application.hooks.notify;
-    [&rules.publish, &rules.publish_done, &rules.done, &rules.update].iter().any(|url| url.is_some())
+    let notify = [&rules.publish, &rules.publish_done, &rules.done, &rules.update];
+    venue.application.oclp.publish.is_some() || notify.iter().any(|url| url.is_some())
 }
 
 /// Whether anybody is to be asked or told about those who play here.
 pub fn minds_players(venue: &Venue) -> bool {
     let rules = &venue.application.hooks.notify;
-    [&rules.play, &rules.play_done, &rules.done, &rules.update].iter().any(|url| url.is_some())
+    let notify = [&rules.play, &rules.play_done, &rules.done, &rules.update];
+    venue.application.oclp.play.is_some() || notify.iter().any(|url| url.is_some())
 }
 
 /// Somebody connects. `epoch_ms`: when, on the server's clock.
-pub async fn connect(
-    house: &House,
-    server: &Server,
-    facts: Arc<SessionFacts>,
-    epoch_ms: u32,
-) -> Result<Admitted, Denied> {
-    let Some(desk) = desk(house, &facts) else { return Ok(Admitted::default()) };
+pub async fn connect(house: &House, server: &Server, facts: &SessionFacts, epoch_ms: u32) -> Result<Admitted, Denied> {
+    let Some(desk) = desk(house, facts) else { return Ok(Admitted::default()) };
     let rules = &server.hooks.notify;
     let mut admitted = Admitted::default();
-    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, &facts).await {
-        Decision::Go => {}
+    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, facts).await {
         Decision::Rename(app) => admitted.name = Some(app),
         Decision::Relay(address) if rules.send_redirect => return Err(sent_away("connect", address)),
-        Decision::Relay(_) => {}
+        // The family knows no relay of a whole connection.
+        Decision::Go | Decision::Relay(_) => {}
         Decision::Refuse(reason) => return Err(Denied { reason, redirect: None, is_forbidden: false }),
     }
-    let done = tell(rules, rules.disconnect.as_ref(), &Event::Disconnect, &facts).into_iter().collect();
-    admitted.debt = owe(desk, Owing { updates: Vec::new(), done });
     Ok(admitted)
+}
+
+/// What is owed to somebody's hooks from its accepted connect on.
+pub fn connected(house: &House, server: &Server, facts: &SessionFacts) -> Debt {
+    let Some(desk) = desk(house, facts) else { return Debt::default() };
+    let rules = &server.hooks.notify;
+    let done = tell(rules, rules.disconnect.as_ref(), &Event::Disconnect, facts).into_iter().collect();
+    owe(desk, Owing { updates: Vec::new(), done })
 }
 
 /// Somebody wants to publish; `kind` is `live`, `record` or `append`, as it was sent.
@@ -101,6 +119,7 @@ pub async fn publish(house: &House, venue: &Venue, facts: Arc<SessionFacts>, kin
     let decision = ask(desk, rules, rules.publish.as_ref(), &Event::Publish { kind }, &facts).await;
     let mut admitted = admit(rules, "publish", decision)?;
     admitted.debt = owe(desk, owing(rules, true, &facts));
+    admit_to_cluster(house, venue, oclp_call::Event::Publish, &facts, &mut admitted).await?;
     Ok(admitted)
 }
 
@@ -112,7 +131,39 @@ pub async fn play(house: &House, venue: &Venue, facts: Arc<SessionFacts>, wish: 
     let decision = ask(desk, rules, rules.play.as_ref(), &Event::Play { start, duration, reset }, &facts).await;
     let mut admitted = admit(rules, "play", decision)?;
     admitted.debt = owe(desk, owing(rules, false, &facts));
+    admit_to_cluster(house, venue, oclp_call::Event::Play, &facts, &mut admitted).await?;
     Ok(admitted)
+}
+
+/// Asks the scheduler, under the name that a hook may have given.
+async fn admit_to_cluster(
+    house: &House,
+    venue: &Venue,
+    event: oclp_call::Event,
+    facts: &SessionFacts,
+    admitted: &mut Admitted,
+) -> Result<(), Denied> {
+    let (rules, secret) = (&venue.application.oclp, venue.application.hooks.notify.secret.as_ref());
+    let rule = if event == oclp_call::Event::Publish { &rules.publish } else { &rules.play };
+    let (Some(rule), Some(desk)) = (rule, desk(house, facts)) else { return Ok(()) };
+    let named = admitted.name.as_ref().map(|name| SessionFacts { name: name.clone(), ..facts.clone() });
+    let owing = oclp::admit(desk, rule, event, named.as_ref().unwrap_or(facts), secret).await.map_err(|forbidden| {
+        Denied { reason: format!("{}: {forbidden}", event.name()), redirect: None, is_forbidden: true }
+    })?;
+    admitted.debt.add(desk, owing);
+    Ok(())
+}
+
+/// A hook sends a publisher on to this address as well.
+pub fn push_to(house: &House, key: &StreamKey, venue: &Arc<Venue>, address: &str) {
+    let _ = (house, venue);
+    warn!(stream = %key, address, "notify: nobody pushes streams yet");
+}
+
+/// A hook says where a stream is to be had that somebody wants to play.
+pub fn pull_from(house: &House, key: &StreamKey, venue: &Arc<Venue>, address: &str) {
+    let _ = (house, venue);
+    warn!(stream = %key, address, "notify: nobody pulls streams yet");
 }
 
 /// Nobody is asked about our own relays.
@@ -137,7 +188,6 @@ async fn ask(
 fn admit(rules: &NotifyRules, what: &str, decision: Decision) -> Result<Admitted, Denied> {
     match decision {
         Decision::Go => Ok(Admitted::default()),
-        Decision::Rename(name) if rules.send_redirect => Err(sent_away(what, name)),
         Decision::Rename(name) => Ok(Admitted { name: Some(name), ..Admitted::default() }),
         Decision::Relay(address) if rules.send_redirect => Err(sent_away(what, address)),
         Decision::Relay(address) => {

@@ -18,7 +18,14 @@ use super::{
     relays::Relays,
     router::Router,
     support::{
-        census::Census, deadlines::Times, directory::Directory, disk::Disk, route::NodeId, shelf::Shelf,
+        census::Census,
+        deadlines::Times,
+        directory::Directory,
+        disk::Disk,
+        guests::Guests,
+        registry::{InMemory, StreamDirectory},
+        route::NodeId,
+        shelf::Shelf,
         viewers::Viewers,
     },
 };
@@ -38,11 +45,15 @@ pub struct House {
     pub census: Census,
     pub directory: Directory,
     pub viewers: Viewers,
+    /// Viewers of segments that hooks were asked about.
+    pub guests: Guests,
     /// Outputs made of segments that are in memory.
     pub shelf: Shelf,
     pub disk: Disk,
     pub limits: Limits,
     pub desks: Desks,
+    /// What the scheduler of this process knows.
+    pub scheduler: Arc<dyn StreamDirectory>,
     /// Tells relays of this process from those of others.
     pub node: NodeId,
     /// The applications of each server, by its index.
@@ -78,10 +89,12 @@ impl House {
             census,
             directory,
             viewers: Viewers::default(),
+            guests: Guests::default(),
             shelf: Shelf::default(),
             disk: Disk::default(),
             limits,
             desks: Desks::default(),
+            scheduler: Arc::new(InMemory::default()),
             node: NodeId::random(),
             floors,
             started: Instant::now(),

@@ -21,6 +21,8 @@ pub struct StreamCounters {
     pub other_tracks: AtomicU64,
     /// Batches that found a subscriber's mailbox full.
     pub missed_deliveries: AtomicU64,
+    /// The publisher's clock, as its last message of media said it.
+    pub clock_ms: AtomicU32,
     /// How often the publisher's clock jumped.
     pub jumps: AtomicU64,
     /// Written when a publisher comes or goes and when a configuration changes, never with a frame.

@@ -69,12 +69,8 @@ impl Builder {
 }
 
 /// PingOS spells its callbacks `on_play` and `on_publish`, as nginx-rtmp does its hooks. Its own have `key=value` words.
-pub(super) fn is_pingos(directive: &Directive) -> bool {
-    matches!(directive.name.text.as_str(), "on_play" | "on_publish") && directive.args.len() > 1
-}
-
-fn is_oclp(directive: &Directive) -> bool {
-    is_pingos(directive) || !matches!(directive.name.text.as_str(), "on_play" | "on_publish")
+pub(super) fn is_oclp(directive: &Directive) -> bool {
+    !matches!(directive.name.text.as_str(), "on_play" | "on_publish") || directive.args.len() > 1
 }
 
 /// What is told once when the process has started.
@@ -89,7 +85,7 @@ pub(super) fn starts(scope: &Scope<'_>) -> Result<Vec<OclpStart>, Problem> {
 
 /// Checks one callback where it stands.
 pub(super) fn check(directive: &Directive) -> Result<(), Problem> {
-    if is_oclp(directive) { rule(directive, true).map(drop) } else { Ok(()) }
+    rule(directive, true).map(drop)
 }
 
 fn rule(directive: &Directive, lenient: bool) -> Result<OclpRule, Problem> {
@@ -223,7 +219,6 @@ pub(in super::super) fn scheduler(scope: &Scope<'_>) -> Result<Scheduler, Proble
         update: scope.time("scheduler_update").max(Duration::from_secs(1)),
         pushes: pushes?,
         secret: scope.written("scheduler_secret").filter(|secret| !secret.is_empty()).map(Arc::from),
-        by_domain: scope.flag("scheduler_domains"),
     })
 }
 
@@ -289,7 +284,7 @@ const WORDS: [&str; 5] = ["args", "groupid", "stage", "timeout", "update"];
 const STAGES: [&str; 3] = ["start", "update", "done"];
 
 /// What `args=` may hold; see `actors/support/oclp_call.rs`.
-const VARIABLES: [&str; 22] = [
+const VARIABLES: [&str; 20] = [
     "app",
     "name",
     "args",
@@ -308,8 +303,6 @@ const VARIABLES: [&str; 22] = [
     "scheme",
     "protocol",
     "role",
-    "node",
-    "time",
     "connect_args",
     "call",
 ];
