@@ -196,6 +196,37 @@ for label, body in {
     seed("sample", "audio-" + label, b"\x00" + bytes.fromhex(body.replace(" ", "")))
     seed("flv_tag", "audio-" + label, b"\x00" + bytes.fromhex(body.replace(" ", "")))
 
+# FLV files: three sizes of pieces, then the file ---------------------------------------------------------------------------
+
+def flv_tag(kind, time, body, size=None):
+    size = len(body) if size is None else size
+    times = (time & 0xffffff).to_bytes(3, "big") + bytes([time >> 24])
+    return bytes([kind]) + size.to_bytes(3, "big") + times + bytes(3) + body + struct.pack(">I", len(body) + 11)
+
+
+flv_head = b"\x09\x40\xff" + b"FLV\x01\x05" + struct.pack(">II", 9, 0)
+flv_media = (flv_tag(18, 0, string("onMetaData") + ecma(20, *meta_values)) + flv_tag(9, 0, bytes.fromhex("17000000000164002aff"))
+             + flv_tag(8, 0, bytes.fromhex("af001208")) + flv_tag(9, 0x01000028, bytes.fromhex("17010000500000000265 88")))
+seed("flv_reader", "live", flv_head + flv_media + flv_tag(8, 0x01000030, bytes.fromhex("af012110")))
+seed("flv_reader", "data", flv_head + flv_tag(18, 0, metadata) + flv_tag(18, 0, string("onTextData") + obj()) + flv_tag(18, 0, b"\2"))
+seed("flv_reader", "unknown", flv_head + flv_tag(15, 0, b"?" * 300) + flv_tag(8, 0, b"") + flv_media)
+seed("flv_reader", "encrypted", flv_head + flv_media + flv_tag(0x29, 0, b"x"))
+seed("flv_reader", "too-long", flv_head + flv_tag(9, 0, b"x", size=0xffffff))
+seed("flv_reader", "longer-header", b"\0\1\2FLV\x01\x01" + struct.pack(">I", 12) + b"???" + bytes(4) + flv_media)
+seed("flv_reader", "page", b"\5\5\5<html>")
+
+# Answers over HTTP: three sizes of pieces, then the answer ---------------------------------------------------------------------
+
+http_chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+for label, answer in {
+    "chunks": http_chunked + "3;a=b\r\nFLV\r\n0A\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n", "bad-chunk": http_chunked + "-1\r\n",
+    "length": "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nFLV", "to-the-end": "HTTP/1.0 200\nServer: x\n\nFLV",
+    "continue": "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "moved": "HTTP/1.1 302 Found\r\nLocation: http://h/live/a.flv\r\nContent-Length: 0\r\n\r\n", "rtmp": "\3rtmp",
+    "gzip": "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n",
+}.items():
+    seed("http_answer", label, b"\2\7\x40" + answer.encode())
+
 # Timeline: ops of six bytes: what, how, value, wait -------------------------------------------------------------------
 
 

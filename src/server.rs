@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     actors::{
-        children::Children,
+        children::{Children, FinishChildren},
         hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
@@ -26,11 +26,12 @@ use crate::{
         oclp::{FinishOclp, Oclp},
         outputs::{FinishOutputs, Outputs},
         port::Port,
-        relays::Relays,
+        relays::{FinishRelays, Relays},
         router::Router,
         support::{
             census::Census,
             directory::Directory,
+            targets::OwnListens,
             tls::{TlsAcceptor, TlsError},
             viewers::Viewers,
         },
@@ -180,9 +181,10 @@ async fn serve(
     let house = std::sync::Arc::new(house.with_desks(desks));
     let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
     let oclp = oclp.run(Oclp::new(std::sync::Arc::clone(&house), &config.oclp_starts));
-    relays.run(Relays::new(std::sync::Arc::clone(&house)));
-    children.run(Children::new(std::sync::Arc::clone(&house)));
-    let homes = arbiters.iter().map(Arbiter::handle).collect();
+    let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
+    let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
+    let relays = relays.run(Relays::new(house.clone(), config.servers.clone(), homes.clone(), own_listens));
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     // It lives for as long as it has a timer.
     drop(Sweeper::new(config).map(Sweeper::start));
@@ -204,6 +206,8 @@ async fn serve(
         hooks,
         oclp,
         outputs: site.outputs.clone(),
+        children,
+        relays,
         http,
         viewers,
         connections,
@@ -276,6 +280,8 @@ struct Finish {
     hooks: Addr<Hooks>,
     oclp: Addr<Oclp>,
     outputs: Addr<Outputs>,
+    children: Addr<Children>,
+    relays: Addr<Relays>,
     http: Running,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
@@ -307,6 +313,10 @@ impl Finish {
         // Who waits for a hook's answer would hear nothing else until it came.
         let _ = self.hooks.send(StopAsking).await;
         let _ = self.listener.send(CloseAll).await;
+        // Publishers are gone by now, and their pushes with them; pulls are not.
+        if timeout(LAST_WORDS, self.relays.send(FinishRelays)).await.is_err() {
+            warn!("some relays did not close in time");
+        }
         // Answers that never end are ended as whole ones, so that no viewer takes the end for a fault.
         if self.viewers.dismiss("the server is ending", |_| true) > 0 {
             let _ = timeout(VIEWERS_LEAVE, self.viewers.gone()).await;
@@ -320,8 +330,14 @@ impl Finish {
             let left = *self.connections.borrow() + self.http.open();
             warn!(left, "some peers did not close in time");
         }
-        if timeout(LAST_FILES, self.outputs.send(FinishOutputs)).await.is_err() {
+        let files = timeout(LAST_FILES, self.outputs.send(FinishOutputs));
+        let children = timeout(LAST_CHILDREN, self.children.send(FinishChildren));
+        let (files, children) = tokio::join!(files, children);
+        if files.is_err() {
             warn!("the disk did not take the last files in time");
+        }
+        if children.is_err() {
+            warn!("some children of exec did not end in time");
         }
         // Everybody has left by now, so everything that is owed is known.
         let _ = self.oclp.send(FinishOclp).await;
@@ -329,6 +345,15 @@ impl Finish {
             warn!("not every hook has heard what is over");
         }
     }
+}
+
+/// Where HTTP is served: no relay that a hook names may go there.
+fn own_http(ports: &[(HttpPort, BoundSocket)]) -> Vec<SocketAddr> {
+    let address = |socket: &BoundSocket| match socket {
+        BoundSocket::Tcp(listener) => listener.local_addr().ok(),
+        BoundSocket::Unix(_) => None,
+    };
+    ports.iter().filter_map(|(_, socket)| address(socket)).collect()
 }
 
 fn load_tls(endpoint: &Endpoint) -> Result<Option<TlsAcceptor>, TlsError> {
@@ -404,5 +429,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long it waits for files that are being written.
 const LAST_FILES: Duration = Duration::from_secs(3);
 
+/// How long it waits for children of exec, which are killed before that.
+const LAST_CHILDREN: Duration = Duration::from_secs(4);
 /// How long it waits for hooks to hear what is over.
 const LAST_CALLS: Duration = Duration::from_secs(3);

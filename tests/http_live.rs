@@ -240,6 +240,22 @@ fn other_methods_get_their_due() {
 }
 
 #[test]
+fn a_relay_that_came_too_far_is_refused_before_anything_else() {
+    let server = server("");
+    let node = "0123456789abcdef";
+    let far = [node; 6].join(",");
+    for (route, status, why) in
+        [(node, 200, ""), (&far, 508, "relayed more than 5 times\n"), ("?", 400, "a route that is none\n")]
+    {
+        for path in ["/live/name.flv", "/live/name.ts", "/by-query?port=@&app=live&stream=name"] {
+            let path = path.replace('@', &server.port().to_string());
+            let mut answer = request(server.other_port(1), "GET", &path, &[("X-Livemill-Route", route)]);
+            assert_eq!((answer.status, &answer.text()[..]), (status, why), "{path} by way of {route}");
+        }
+    }
+}
+
+#[test]
 fn flv_live_finds_a_stream_by_its_query_or_by_its_address() {
     let server = server("");
     let mut publisher = published(&server, "name");

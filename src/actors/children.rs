@@ -1,29 +1,735 @@
 //! The child processes of `exec`: starts them, reads what they say, ends and reaps them.
+//!
+//! It lives on the main thread: the system takes the end of the thread that starts a child for the end of its parent.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsString,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::prelude::*;
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    sync::oneshot,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
 
-use super::{house::House, live_stream::StreamEvent};
+use super::{
+    house::{House, Venue},
+    live_stream::StreamEvent,
+    support::{
+        child::{Exit, Failure, How, Order, Processes, System, environment},
+        command_line::{CommandLine, Values},
+        facts::SessionFacts,
+        post::{Post, Step},
+        said::Said,
+    },
+};
+use crate::{
+    config::{
+        Config, Exec,
+        exec::{ExecEvent, ExecRule, Keep},
+    },
+    media::key::StreamKey,
+};
 
 pub struct Children {
     house: Arc<House>,
+    processes: Box<dyn Processes>,
+    environment: Vec<(OsString, OsString)>,
+    statics: Vec<(ExecRule, Keep)>,
+    /// By their id: a name may have a new stream before the end of the old one is heard.
+    streams: HashMap<u64, Stream>,
+    /// Of children that are kept.
+    places: BTreeMap<PlaceId, Place>,
+    /// Until they have ended and what they say is read.
+    children: HashMap<u64, Child>,
+    by_pid: HashMap<i32, u64>,
+    /// Those whose first process has ended, and others of their group not yet.
+    orphaned: Vec<Orphaned>,
+    is_looking_after_orphaned: bool,
+    next_child: u64,
+    ending: Option<Ending>,
+}
+
+/// Somebody plays.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PlayBegan {
+    pub key: StreamKey,
+    pub facts: Arc<SessionFacts>,
+}
+
+/// And does not any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PlayEnded {
+    pub key: StreamKey,
+    pub facts: Arc<SessionFacts>,
+}
+
+/// Which children there are.
+#[derive(Message)]
+#[rtype(result = "Vec<ChildView>")]
+pub struct ListChildren;
+
+/// The server is about to end: answered when everybody has gone who is to go with it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FinishChildren;
+
+/// One child for those who look on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChildView {
+    /// `app/name`; none: it belongs to the server.
+    pub stream: Option<String>,
+    /// The directive.
+    pub kind: &'static str,
+    /// Without its secrets.
+    pub command: String,
+    /// None: it is not running now.
+    pub pid: Option<i32>,
+    pub running_ms: Option<u64>,
+    pub restarts: u64,
+    pub last_exit: Option<String>,
+}
+
+/// A session that plays where the configuration wants to hear of it. By being dropped it tells that this is over.
+pub struct Attendance {
+    desk: Addr<Children>,
+    key: StreamKey,
+    facts: Arc<SessionFacts>,
+}
+
+impl Attendance {
+    pub fn begin(house: &House, venue: &Venue, key: &StreamKey, facts: impl FnOnce() -> SessionFacts) -> Option<Self> {
+        let exec = &venue.application.exec;
+        let is_told = exec.has(ExecEvent::Play) || exec.has(ExecEvent::PlayDone);
+        let desk = house.desks.children.clone().filter(|_| is_told)?;
+        let facts = Arc::new(facts());
+        // Once for each player, as its end: neither may get lost.
+        desk.do_send(PlayBegan { key: key.clone(), facts: Arc::clone(&facts) });
+        Some(Self { desk, key: key.clone(), facts })
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.desk.do_send(PlayEnded { key: self.key.clone(), facts: Arc::clone(&self.facts) });
+    }
+}
+
+struct Stream {
+    key: StreamKey,
+    publisher: Option<Arc<SessionFacts>>,
+    is_wanted: bool,
+}
+
+/// One line of the configuration for one stream, or for the server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PlaceId {
+    key: Option<StreamKey>,
+    event: ExecEvent,
+    line: usize,
+}
+
+struct Place {
+    /// The stream it was last wanted for.
+    stream: u64,
+    rule: Arc<ExecRule>,
+    kill_signal: Signal,
+    post: Post<Option<Arc<SessionFacts>>>,
+    child: Option<u64>,
+    /// As it was last started.
+    command: String,
+    last_exit: Option<String>,
+}
+
+struct Child {
+    pid: i32,
+    key: Option<StreamKey>,
+    event: ExecEvent,
+    /// As the configuration names it.
+    program: String,
+    command: String,
+    since: Duration,
+    /// Where it is kept.
+    place: Option<PlaceId>,
+    /// It is said nowhere that it goes: it was asked to.
+    is_asked_to_go: bool,
+    failure: Option<Failure>,
+    is_heard: bool,
+    has_ended: bool,
+}
+
+struct Orphaned {
+    child: u64,
+    exit: Exit,
+    until: Duration,
+}
+
+struct Ending {
+    /// Also who is not kept is given a moment.
+    waits_for_all: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// Why there is no child.
+enum NotStarted {
+    /// Another try would be the same.
+    Refused,
+    /// It may go better later.
+    Failed,
 }
 
 impl Children {
-    pub fn new(house: Arc<House>) -> Self {
-        Self { house }
+    pub fn new(house: Arc<House>, config: &Config) -> Self {
+        let environment = environment(&config.process.env);
+        Self::with(house, Box::<System>::default(), environment, config.exec_static.clone())
     }
+
+    fn with(
+        house: Arc<House>,
+        processes: Box<dyn Processes>,
+        environment: Vec<(OsString, OsString)>,
+        statics: Vec<(ExecRule, Keep)>,
+    ) -> Self {
+        Self {
+            house,
+            processes,
+            environment,
+            statics,
+            streams: HashMap::new(),
+            places: BTreeMap::new(),
+            children: HashMap::new(),
+            by_pid: HashMap::new(),
+            orphaned: Vec::new(),
+            is_looking_after_orphaned: false,
+            next_child: 0,
+            ending: None,
+        }
+    }
+
+    // ---- what happens to streams ----
+
+    fn stream(&mut self, id: u64, key: StreamKey) -> &mut Stream {
+        self.streams.entry(id).or_insert(Stream { key, publisher: None, is_wanted: false })
+    }
+
+    fn published(&mut self, id: u64, key: StreamKey, facts: Arc<SessionFacts>, ctx: &mut Context<Self>) {
+        let before = self.stream(id, key.clone()).publisher.replace(Arc::clone(&facts));
+        if let Some(before) = before {
+            self.run(ExecEvent::PublishDone, &key, &before, ctx);
+        }
+        self.want(ExecEvent::Push, id, &key, Some(&facts), ctx);
+        self.run(ExecEvent::Publish, &key, &facts, ctx);
+    }
+
+    fn publish_ended(&mut self, id: u64, ctx: &mut Context<Self>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(facts) = stream.publisher.take() else { return };
+        let key = stream.key.clone();
+        self.unwant(ExecEvent::Push, id, &key, ctx);
+        self.run(ExecEvent::PublishDone, &key, &facts, ctx);
+    }
+
+    fn wanted(&mut self, id: u64, key: StreamKey, ctx: &mut Context<Self>) {
+        self.stream(id, key.clone()).is_wanted = true;
+        self.want(ExecEvent::Pull, id, &key, None, ctx);
+    }
+
+    fn unwanted(&mut self, id: u64, ctx: &mut Context<Self>) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.is_wanted) else { return };
+        stream.is_wanted = false;
+        let key = stream.key.clone();
+        self.unwant(ExecEvent::Pull, id, &key, ctx);
+    }
+
+    // ---- children that are kept ----
+
+    fn want(
+        &mut self,
+        event: ExecEvent,
+        id: u64,
+        key: &StreamKey,
+        facts: Option<&Arc<SessionFacts>>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(venue) = self.house.venue_of(key) else { return };
+        let exec = &venue.application.exec;
+        for (line, rule) in rules(exec, event, key) {
+            let place = PlaceId { key: Some(key.clone()), event, line };
+            self.want_at(place, id, rule, exec.keep, facts.cloned(), ctx);
+        }
+    }
+
+    fn want_at(
+        &mut self,
+        id: PlaceId,
+        stream: u64,
+        rule: &ExecRule,
+        keep: Keep,
+        facts: Option<Arc<SessionFacts>>,
+        ctx: &mut Context<Self>,
+    ) {
+        if self.ending.is_some() {
+            return;
+        }
+        let place = self.places.entry(id.clone()).or_insert_with(|| Place {
+            stream,
+            rule: Arc::new(rule.clone()),
+            kill_signal: Signal::try_from(keep.kill_signal).unwrap_or(Signal::SIGKILL),
+            post: Post::new(keep),
+            child: None,
+            command: rule.command.program.clone(),
+            last_exit: None,
+        });
+        place.stream = stream;
+        let step = place.post.want(facts);
+        self.follow(&id, step, ctx);
+    }
+
+    fn unwant(&mut self, event: ExecEvent, stream: u64, key: &StreamKey, ctx: &mut Context<Self>) {
+        let of_stream = |(id, place): (&PlaceId, &Place)| {
+            (id.event == event && id.key.as_ref() == Some(key) && place.stream == stream).then(|| id.clone())
+        };
+        let places: Vec<PlaceId> = self.places.iter().filter_map(of_stream).collect();
+        for id in places {
+            self.unwant_at(&id, ctx);
+        }
+    }
+
+    fn unwant_at(&mut self, id: &PlaceId, ctx: &mut Context<Self>) {
+        if let Some(place) = self.places.get_mut(id) {
+            let step = place.post.unwant();
+            self.follow(id, step, ctx);
+        }
+    }
+
+    fn follow(&mut self, id: &PlaceId, step: Step, ctx: &mut Context<Self>) {
+        let now = self.house.now();
+        let Some(place) = self.places.get_mut(id) else { return };
+        match step {
+            Step::Nothing => {}
+            Step::Close => {
+                self.places.remove(id);
+            }
+            Step::Start if self.ending.is_some() => {
+                self.places.remove(id);
+            }
+            Step::Start => {
+                let (rule, facts) = (Arc::clone(&place.rule), place.post.wanted().cloned().flatten());
+                let kept = (id, place.kill_signal);
+                let started = self.start(&rule, id.key.as_ref(), facts.as_deref(), Some(kept), ctx);
+                let Some(place) = self.places.get_mut(id) else { return };
+                match started {
+                    Ok(child) => {
+                        place.child = Some(child);
+                        place.post.started(now);
+                        if let Some(child) = self.children.get(&child) {
+                            place.command.clone_from(&child.command);
+                        }
+                    }
+                    Err(NotStarted::Refused) => {}
+                    Err(NotStarted::Failed) => {
+                        let step = place.post.exited(now);
+                        self.follow(id, step, ctx);
+                    }
+                }
+            }
+            Step::End => {
+                let (Some(child), signal) = (place.child, place.kill_signal) else { return };
+                self.ask_to_go(child, signal, ctx);
+            }
+            Step::Wait(wait, plan) => {
+                let id = id.clone();
+                ctx.run_later(wait, move |children, ctx| {
+                    let Some(place) = children.places.get_mut(&id) else { return };
+                    let step = place.post.due(plan);
+                    children.follow(&id, step, ctx);
+                });
+            }
+        }
+    }
+
+    fn ask_to_go(&mut self, child: u64, signal: Signal, ctx: &mut Context<Self>) {
+        let Some(known) = self.children.get_mut(&child).filter(|known| !known.has_ended) else { return };
+        known.is_asked_to_go = true;
+        self.processes.signal(known.pid, Some(signal));
+        if signal != Signal::SIGKILL {
+            ctx.run_later(PATIENCE, move |children, _| children.kill(child));
+        }
+    }
+
+    fn kill(&mut self, child: u64) {
+        if let Some(known) = self.children.get(&child).filter(|known| self.by_pid.get(&known.pid) == Some(&child)) {
+            warn!(command = known.program, pid = known.pid, "exec: did not end when it was asked to: killed");
+            self.processes.signal(known.pid, Some(Signal::SIGKILL));
+        }
+    }
+
+    // ---- children that are not ----
+
+    fn run(&mut self, event: ExecEvent, key: &StreamKey, facts: &SessionFacts, ctx: &mut Context<Self>) {
+        let Some(venue) = self.house.venue_of(key) else { return };
+        for (_, rule) in rules(&venue.application.exec, event, key) {
+            // Nobody depends on it, and what was wrong has been said.
+            let _ = self.start(rule, Some(key), Some(facts), None, ctx);
+        }
+    }
+
+    // ---- starting, hearing, reaping ----
+
+    fn start(
+        &mut self,
+        rule: &ExecRule,
+        key: Option<&StreamKey>,
+        facts: Option<&SessionFacts>,
+        place: Option<(&PlaceId, Signal)>,
+        ctx: &mut Context<Self>,
+    ) -> Result<u64, NotStarted> {
+        let (kind, program) = (rule.event.directive(), rule.command.program.as_str());
+        let stream = key.map(tracing::field::display);
+        if let Err(limit) = self.has_room(key) {
+            warn!(stream, kind, command = program, "exec: not started: {limit} is reached");
+            return Err(NotStarted::Failed);
+        }
+        // A line of the server itself has no variables, so it needs no stream.
+        let nowhere = StreamKey { vhost: "".into(), app: "".into(), name: "".into() };
+        let values = Values { key: key.unwrap_or(&nowhere), session: facts };
+        let line = CommandLine::fill_in(&rule.command, values).map_err(|reason| {
+            warn!(stream, kind, command = program, "exec: not started: {reason}");
+            NotStarted::Refused
+        })?;
+        // Who outlives the server must not die of a pipe that nobody reads.
+        let is_heard = self.ending.is_none();
+        let death_signal = place.map(|(_, signal)| signal);
+        let order = Order { line: &line, environment: &self.environment, death_signal, is_heard };
+        let started = self.processes.start(&order).map_err(|error| {
+            error!(stream, kind, command = program, "exec: cannot start a process: {error}");
+            NotStarted::Failed
+        })?;
+        self.next_child += 1;
+        let (id, pid) = (self.next_child, started.pid);
+        info!(stream, kind, command = program, pid, "exec: started");
+        let child = Child {
+            pid,
+            key: key.cloned(),
+            event: rule.event,
+            program: program.to_owned(),
+            command: line.masked(),
+            since: self.house.now(),
+            place: place.map(|(id, _)| id.clone()),
+            is_asked_to_go: false,
+            failure: started.failure,
+            is_heard: started.output.is_some(),
+            has_ended: false,
+        };
+        self.children.insert(id, child);
+        self.by_pid.insert(pid, id);
+        if let Some(output) = started.output {
+            let said = Said::new(self.house.limits.log_rate);
+            let heard = hear(output, said, Arc::clone(&self.house), program.to_owned(), pid);
+            ctx.spawn(heard.into_actor(self).map(move |(), children, _| {
+                if let Some(child) = children.children.get_mut(&id) {
+                    child.is_heard = false;
+                }
+                children.forget(id);
+            }));
+        }
+        Ok(id)
+    }
+
+    /// Who has ended but still says something through its own children counts, too.
+    fn has_room(&self, key: Option<&StreamKey>) -> Result<(), &'static str> {
+        if self.children.len() >= self.house.limits.exec_max_processes as usize {
+            return Err("exec_max_processes");
+        }
+        let Some(key) = key else { return Ok(()) };
+        let most = self.house.venue_of(key).map_or(0, |venue| venue.application.exec.max_children);
+        let known = self.children.values().filter(|child| child.key.as_ref() == Some(key)).count();
+        if known >= most as usize { Err("exec_max_children") } else { Ok(()) }
+    }
+
+    fn reap(&mut self, ctx: &mut Context<Self>) {
+        let (by_pid, children, places) = (&self.by_pid, &self.children, &self.places);
+        // The group of a kept child goes with it.
+        let mut group = |pid: i32| {
+            let child = children.get(by_pid.get(&pid)?)?;
+            places.get(child.place.as_ref()?).map(|place| place.kill_signal)
+        };
+        for exit in self.processes.reap(&mut group) {
+            let Some(id) = self.by_pid.remove(&exit.pid) else { continue };
+            let is_kept = self.children.get(&id).is_some_and(|child| child.place.is_some());
+            if is_kept && self.processes.signal(exit.pid, None) {
+                let patience = if self.ending.is_some() { LAST_PATIENCE } else { PATIENCE };
+                self.orphaned.push(Orphaned { child: id, exit, until: self.house.now() + patience });
+            } else {
+                self.ended(id, exit, ctx);
+            }
+        }
+        self.look_after_orphaned(ctx);
+    }
+
+    /// Nothing tells when a group is empty, so somebody has to look.
+    fn look_after_orphaned(&mut self, ctx: &mut Context<Self>) {
+        if self.orphaned.is_empty() || std::mem::replace(&mut self.is_looking_after_orphaned, true) {
+            return;
+        }
+        ctx.run_later(LOOK, |children, ctx| {
+            children.is_looking_after_orphaned = false;
+            let now = children.house.now();
+            let (mut gone, mut left) = (Vec::new(), Vec::new());
+            for orphaned in std::mem::take(&mut children.orphaned) {
+                let pid = orphaned.exit.pid;
+                if !children.processes.signal(pid, None) {
+                    gone.push(orphaned);
+                } else if now >= orphaned.until {
+                    warn!(pid, "exec: what a child had started did not end when it was asked to: killed");
+                    children.processes.signal(pid, Some(Signal::SIGKILL));
+                    gone.push(orphaned);
+                } else {
+                    left.push(orphaned);
+                }
+            }
+            children.orphaned = left;
+            for orphaned in gone {
+                children.ended(orphaned.child, orphaned.exit, ctx);
+            }
+            children.look_after_orphaned(ctx);
+        });
+    }
+
+    /// A child and all its own are gone.
+    fn ended(&mut self, id: u64, exit: Exit, ctx: &mut Context<Self>) {
+        let now = self.house.now();
+        let Some(child) = self.children.get_mut(&id) else { return };
+        child.has_ended = true;
+        let failure = child.failure.take().and_then(Failure::reason);
+        let (command, pid, how) = (&child.program, child.pid, exit.how);
+        let stream = child.key.as_ref().map(tracing::field::display);
+        let kind = child.event.directive();
+        let seconds = now.saturating_sub(child.since).as_secs();
+        match &failure {
+            Some(reason) => error!(stream, kind, command, pid, "exec: cannot run \"{command}\": {reason}"),
+            None if child.is_asked_to_go || (child.place.is_none() && how == How::Code(0)) => {
+                info!(stream, kind, command, pid, seconds, "exec: {how}");
+            }
+            None => warn!(stream, kind, command, pid, seconds, "exec: {how}"),
+        }
+        let last_exit = failure.unwrap_or_else(|| how.to_string());
+        if let Some(place_id) = child.place.clone() {
+            let place = self.places.get_mut(&place_id).filter(|place| place.child == Some(id));
+            if let Some(place) = place {
+                place.child = None;
+                place.last_exit = Some(last_exit);
+                let step = place.post.exited(now);
+                if let Step::Wait(wait, _) = step {
+                    let wait_ms = wait.as_millis() as u64;
+                    info!(
+                        stream = place_id.key.as_ref().map(tracing::field::display),
+                        kind, wait_ms, "exec: starts again"
+                    );
+                }
+                self.follow(&place_id, step, ctx);
+            }
+        }
+        self.forget(id);
+    }
+
+    fn forget(&mut self, id: u64) {
+        if self.children.get(&id).is_some_and(|child| child.has_ended && !child.is_heard) {
+            self.children.remove(&id);
+        }
+        self.answer_finish();
+    }
+
+    // ---- the end ----
+
+    fn answer_finish(&mut self) {
+        let Some(ending) = &mut self.ending else { return };
+        let is_left = |child: &Child| !child.has_ended && (ending.waits_for_all || child.place.is_some());
+        if !self.children.values().any(is_left) {
+            for waiting in ending.waiting.drain(..) {
+                let _ = waiting.send(());
+            }
+        }
+    }
+}
+
+/// The lines for an event of this stream, by their place in the configuration.
+fn rules<'a>(exec: &'a Exec, event: ExecEvent, key: &StreamKey) -> impl Iterator<Item = (usize, &'a ExecRule)> {
+    let rules = exec.rules.iter().enumerate();
+    rules.filter(move |(_, rule)| rule.event == event && rule.is_for(&key.name))
+}
+
+/// Reads what a child says until it and its own children say no more.
+async fn hear(output: OwnedFd, mut said: Said, house: Arc<House>, program: String, pid: i32) {
+    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else { return };
+    let write = |lines: Vec<String>| lines.iter().for_each(|line| info!("{program}[{pid}]: {line}"));
+    let mut buffer = vec![0; READ_BYTES];
+    let mut pause = interval(READ_WINDOW);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut budget = READ_BUDGET;
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        write(said.push(buffer.get(..count).unwrap_or_default(), house.now()));
+        budget = budget.saturating_sub(count);
+        if budget == 0 {
+            // Who floods waits in its pipe, and nobody else waits for it.
+            pause.tick().await;
+            budget = READ_BUDGET;
+        }
+    }
+    write(said.finish(house.now()));
 }
 
 impl Actor for Children {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        match self.processes.watch() {
+            Ok(ended) => {
+                ctx.add_stream(ended);
+            }
+            Err(error) => error!("exec: cannot hear of children that end: {error}"),
+        }
+        for (line, (rule, keep)) in self.statics.clone().into_iter().enumerate() {
+            let place = PlaceId { key: None, event: ExecEvent::Static, line };
+            self.want_at(place, 0, &rule, keep, None, ctx);
+        }
+    }
+}
+
+/// Somebody may have ended.
+impl StreamHandler<()> for Children {
+    fn handle(&mut self, (): (), ctx: &mut Self::Context) {
+        self.reap(ctx);
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
 }
 
 impl Handler<StreamEvent> for Children {
     type Result = ();
 
-    fn handle(&mut self, _: StreamEvent, _: &mut Self::Context) {
-        let _ = &self.house;
+    fn handle(&mut self, event: StreamEvent, ctx: &mut Self::Context) {
+        match event {
+            StreamEvent::Published { key, opened, facts } => self.published(opened.counters.id, key, facts, ctx),
+            StreamEvent::Replaced { key, id, facts } => self.published(id, key, facts, ctx),
+            StreamEvent::Ended { id, .. } => self.publish_ended(id, ctx),
+            StreamEvent::Wanted { key, opened, .. } => self.wanted(opened.counters.id, key, ctx),
+            StreamEvent::Unwanted { id, .. } => self.unwanted(id, ctx),
+            StreamEvent::Gone { id, .. } => {
+                self.publish_ended(id, ctx);
+                self.unwanted(id, ctx);
+                self.streams.remove(&id);
+            }
+        }
     }
 }
+
+impl Handler<PlayBegan> for Children {
+    type Result = ();
+
+    fn handle(&mut self, PlayBegan { key, facts }: PlayBegan, ctx: &mut Self::Context) {
+        self.run(ExecEvent::Play, &key, &facts, ctx);
+    }
+}
+
+impl Handler<PlayEnded> for Children {
+    type Result = ();
+
+    fn handle(&mut self, PlayEnded { key, facts }: PlayEnded, ctx: &mut Self::Context) {
+        self.run(ExecEvent::PlayDone, &key, &facts, ctx);
+    }
+}
+
+impl Handler<ListChildren> for Children {
+    type Result = MessageResult<ListChildren>;
+
+    fn handle(&mut self, _: ListChildren, _: &mut Self::Context) -> Self::Result {
+        let now = self.house.now();
+        let running = |child: &Child| now.saturating_sub(child.since).as_millis() as u64;
+        let kept = self.places.iter().map(|(id, place)| {
+            let child = place.child.and_then(|child| self.children.get(&child));
+            ChildView {
+                stream: id.key.as_ref().map(StreamKey::to_string),
+                kind: id.event.directive(),
+                command: place.command.clone(),
+                pid: child.map(|child| child.pid),
+                running_ms: child.map(running),
+                restarts: place.post.restarts(),
+                last_exit: place.last_exit.clone(),
+            }
+        });
+        let others = self.children.values().filter(|child| child.place.is_none() && !child.has_ended);
+        let others = others.map(|child| ChildView {
+            stream: child.key.as_ref().map(StreamKey::to_string),
+            kind: child.event.directive(),
+            command: child.command.clone(),
+            pid: Some(child.pid),
+            running_ms: Some(running(child)),
+            restarts: 0,
+            last_exit: None,
+        });
+        MessageResult(kept.chain(others).collect())
+    }
+}
+
+impl Handler<FinishChildren> for Children {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FinishChildren, ctx: &mut Self::Context) -> Self::Result {
+        let (done, answer) = oneshot::channel();
+        let ending = self.ending.get_or_insert(Ending { waits_for_all: true, waiting: Vec::new() });
+        ending.waiting.push(done);
+        // Who still publishes will not be heard of again.
+        let published: Vec<u64> = self.streams.keys().copied().collect();
+        for id in published {
+            self.publish_ended(id, ctx);
+        }
+        let places: Vec<PlaceId> = self.places.keys().cloned().collect();
+        for id in places {
+            self.unwant_at(&id, ctx);
+        }
+        ctx.run_later(LAST_MOMENT, |children, _| {
+            if let Some(ending) = &mut children.ending {
+                ending.waits_for_all = false;
+            }
+            children.answer_finish();
+        });
+        ctx.run_later(LAST_PATIENCE, |children, _| {
+            let kept = children.children.iter().filter(|(_, child)| child.place.is_some() && !child.has_ended);
+            let kept: Vec<u64> = kept.map(|(id, _)| *id).collect();
+            kept.into_iter().for_each(|id| children.kill(id));
+        });
+        self.answer_finish();
+        Box::pin(async move {
+            let _ = answer.await;
+        })
+    }
+}
+
+/// How long a child may take to go after `exec_kill_signal`.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same when the server itself ends.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What commands that nobody keeps are given then: `exec_publish_done` is not cut off where it begins.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// How often a group is looked at whose first process has gone.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What a child says is read in pieces of this size, at most [`READ_BUDGET`] in each [`READ_WINDOW`].
+const READ_BYTES: usize = 16 << 10;
+const READ_BUDGET: usize = 1600 << 10;
+const READ_WINDOW: Duration = Duration::from_millis(100);

@@ -20,15 +20,17 @@ use tracing::{debug, info, warn};
 
 use super::{
     audience::{PlayerNotice, Ticket},
+    children::Attendance,
     gate::PlayWish,
     hooks::{Debt, Expelled},
     house::{House, TlsHandshake, Venue},
-    live_stream::{EndPublish, Incoming, Ingest, LiveStream, Medium, Replaced},
+    live_stream::{Incoming, Ingest, LiveStream, Medium, Replaced},
     port::Port,
     support::{
         census::{Crowded, Presence, Publishing},
         counters::StreamCounters,
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
+        feeder::{Feeder, Handed},
         link::{ExitReason, Link},
         outbox::Progress,
         output::{Output, SharedOutput},
@@ -41,7 +43,7 @@ use super::{
 use crate::{
     config::Server,
     log::access::SessionRecord,
-    media::{gather::Gather, key::StreamKey},
+    media::key::StreamKey,
     protocol::{
         proxy,
         rtmp::{
@@ -116,12 +118,8 @@ enum Role {
 struct PublisherRole {
     msid: u32,
     key: StreamKey,
-    stream: Addr<LiveStream>,
     counters: Arc<StreamCounters>,
-    /// What waits for a video frame to ride with.
-    gather: Gather<Incoming>,
-    /// A timer for what waits is under way.
-    timer_is_set: bool,
+    feeder: Feeder,
     /// Whether audio may wait in the socket, and since when it does.
     wakeup: Wakeup,
     /// The timer of `wakeup` is under way.
@@ -136,6 +134,7 @@ struct PlayerRole {
     key: StreamKey,
     ticket: Ticket,
     venue: Arc<Venue>,
+    _attendance: Option<Attendance>,
     _debt: Debt,
 }
 
@@ -367,11 +366,10 @@ impl Connection {
         };
         let since = role.wakeup.waits_since(now);
         for incoming in media.drain(..) {
-            let is_video = incoming.medium == Medium::Video;
-            if is_video {
+            if incoming.medium == Medium::Video {
                 role.wakeup.saw_video(incoming.body.len());
             }
-            role.gather.push(incoming, is_video, since);
+            role.feeder.push(incoming, since);
         }
         self.hand_over(ctx)
     }
@@ -380,25 +378,21 @@ impl Connection {
     fn hand_over(&mut self, ctx: &mut Context<Self>) -> Option<Request<LiveStream, Ingest>> {
         let now = self.now();
         let Role::Publisher(role) = &mut self.role else { return None };
-        let sent = match role.gather.ready(now) {
-            Some(messages) => role.stream.try_send(Ingest { session: self.id, messages }),
-            None => Ok(()),
-        };
-        if let (Some(due), false) = (role.gather.due(), role.timer_is_set) {
-            role.timer_is_set = true;
-            ctx.run_later(due.saturating_sub(now), |connection, ctx| {
+        let handed = role.feeder.hand_over(now);
+        if let Some(wait) = role.feeder.set_timer(now) {
+            ctx.run_later(wait, |connection, ctx| {
                 if let Role::Publisher(role) = &mut connection.role {
-                    role.timer_is_set = false;
+                    role.feeder.timer_rang();
                 }
                 if let Some(sent) = connection.hand_over(ctx) {
                     connection.wait_for_stream(sent, None, ctx);
                 }
             });
         }
-        match sent {
-            Ok(()) => None,
-            Err(SendError::Full(ingest)) => Some(role.stream.send(ingest)),
-            Err(SendError::Closed(_)) => {
+        match handed {
+            Handed::Done => None,
+            Handed::Full(sent) => Some(sent),
+            Handed::Gone => {
                 self.end("the stream is gone", ctx);
                 None
             }
@@ -458,15 +452,12 @@ impl Connection {
     /// Gives up publishing or playing.
     fn part(&mut self) {
         match std::mem::replace(&mut self.role, Role::None) {
-            Role::Publisher(mut role) => {
+            Role::Publisher(role) => {
                 info!(connection = self.id, client = self.client(), stream = %role.key, "publish ended");
                 self.record.note_codecs(role.counters.about().codec_names());
                 // Commands are small: they are listened for again.
                 self.output.borrow_mut().socket().wake_at(1);
-                // Once for each publish, and neither may get lost.
-                let messages = role.gather.take();
-                role.stream.do_send(Ingest { session: self.id, messages });
-                role.stream.do_send(EndPublish { session: self.id });
+                role.feeder.end();
             }
             Role::Player(role) => {
                 self.record.note_codecs(role.ticket.counters().about().codec_names());
@@ -615,7 +606,7 @@ impl Connection {
             self.go_on(ctx);
         }
         let stream_lives = match &self.role {
-            Role::Publisher(role) => role.stream.connected(),
+            Role::Publisher(role) => role.feeder.is_connected(),
             Role::Player(role) => role.ticket.source().to.connected(),
             Role::None => true,
         };

@@ -160,6 +160,8 @@ pub struct Venue {
     /// How long its publishers and players may take.
     pub times: Arc<Times>,
     pub access_log: AccessLog,
+    /// What its sessions have in common.
+    pub session: Arc<SessionConfig>,
     /// Packets that may wait for a player, where the configuration says so.
     pub max_packets: Option<usize>,
 }
@@ -191,6 +193,7 @@ impl Floor {
     fn new(server: &Server, limits: &Limits, logs: &AccessLogs) -> Self {
         // Bytes and seconds bound the queue; a number of packets does so as well only where somebody chose one.
         let usual = RtmpOptions::default().out_queue;
+        let session = Arc::new(session_config(server, limits));
         let venue = |application: &Arc<Application>| {
             let live = application.live_options.clone();
             Arc::new(Venue {
@@ -205,8 +208,13 @@ impl Floor {
                     slow_player: live.slow_player_timeout,
                     ..Times::new(limits, &server.rtmp)
                 }),
-                rules: Arc::new(Rules { live, amf: amf_limits(limits, limits.amf_max_data_string), is_fetched: false }),
+                rules: Arc::new(Rules {
+                    live,
+                    amf: amf_limits(limits, limits.amf_max_data_string),
+                    is_fetched: is_fetched(application),
+                }),
                 access_log: logs.of(&application.access_log),
+                session: Arc::clone(&session),
                 max_packets: (server.rtmp.out_queue != usual).then_some(server.rtmp.out_queue),
                 application: Arc::clone(application),
             })
@@ -214,10 +222,15 @@ impl Floor {
         Self {
             id: server.id.clone(),
             venues: server.applications.iter().map(venue).collect(),
-            session: Arc::new(session_config(server, limits)),
+            session,
             times: Arc::new(Times::new(limits, &server.rtmp)),
         }
     }
+}
+
+/// Whether streams of this application may come from elsewhere.
+fn is_fetched(application: &Application) -> bool {
+    !application.relays.pulls.is_empty() || application.oclp.pull.is_some() || application.exec.pulls()
 }
 
 fn session_config(server: &Server, limits: &Limits) -> SessionConfig {

@@ -15,6 +15,7 @@
 //! | `Outputs` | `OpenStream` | `Router` | as a player does |
 //! | `Outputs` | (starts), `EndFeed` | `Feed` | the first viewer of a format starts it; nobody watches any more |
 //! | `LiveStream` | `StreamEvent` | `Outputs`, `Hooks`, `Oclp`, `Relays`, `Children` | somebody publishes, left, watches, watches no more, the stream is gone |
+//! | `http` | (starts) | `Waiter` | a playlist is asked for whose stream must be fetched first |
 //! | `http` | (starts) | `CmafMuxer`, `HlsMuxer` | the first who asks for a playlist or manifest opens an output in memory |
 //! | `Outputs` | (starts), `FinishFiles` | `HlsMuxer`, `CmafMuxer` | somebody publishes where files are to be written; the process is about to end |
 //! | `HlsMuxer`, `CmafMuxer` | `Listen` | `LiveStream` | a muxer joins, and leaves |
@@ -49,6 +50,7 @@ pub mod live_stream;
 pub mod oclp;
 pub mod outputs;
 pub mod port;
+pub mod relay;
 pub mod relays;
 pub mod router;
 pub mod segments;
@@ -56,3 +58,4 @@ pub mod source;
 pub mod support;
 pub mod sweeper;
 pub mod viewer;
+pub mod waiter;

@@ -1,29 +1,736 @@
 //! The supervisor of relays: which stream is pushed where and pulled from where, and when one is tried again.
+//!
+//! Control plane: no frame passes through here. It knows of a stream what its events tell, decides whether it is to be
+//! pulled, and starts one [`Relay`] for each attempt.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use actix::prelude::*;
+use actix::{WeakAddr, prelude::*};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{debug, error, info, warn};
 
-use super::{house::House, live_stream::StreamEvent};
+use super::{
+    house::{House, Venue},
+    live_stream::{AwaitPublisher, EndPublish, LiveStream, StreamEvent, TurnAway},
+    relay::{EndRelay, Relay, Trip},
+    router::{NoStream, OpenStream, Opened, Purpose},
+    source::Refusal,
+    support::{
+        counters::StreamCounters,
+        facts::SessionFacts,
+        link::{ExitReason, Exited, Link},
+        relay_plan::{Direction, Leg, Next, Patience},
+        relay_status::{Fate, RelayStatus, RelayView, State},
+        route::Route,
+        targets::{OwnListens, Target, Trust},
+    },
+};
+use crate::{
+    config::{HookTargets, Server},
+    media::key::StreamKey,
+};
 
 pub struct Relays {
     house: Arc<House>,
+    servers: Vec<Arc<Server>>,
+    /// Where relays live, in turn.
+    homes: Vec<ArbiterHandle>,
+    next_home: usize,
+    own_listens: Arc<OwnListens>,
+    /// The streams that are there.
+    streams: HashMap<StreamKey, Watched>,
+    relays: HashMap<u64, Known>,
+    /// What hooks named for sessions that are about to publish.
+    named: Vec<(Instant, PushTo)>,
+    /// Answered once there is no relay left.
+    finishing: Option<Vec<oneshot::Sender<()>>>,
+}
+
+/// Pushes what this session publishes, or is about to, to each of these targets.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PushTo {
+    pub key: StreamKey,
+    /// The id of the publisher's session.
+    pub session: u64,
+    pub targets: Vec<Target>,
+    /// Who named them.
+    pub trust: Trust,
+}
+
+/// Pulls this stream for somebody who is about to play it; the targets are tried in turn.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PullFrom {
+    pub key: StreamKey,
+    pub venue: Arc<Venue>,
+    pub targets: Vec<Target>,
+    pub trust: Trust,
+    /// The way of who wants to play.
+    pub route: Route,
+}
+
+/// What relays there are.
+#[derive(Message)]
+#[rtype(result = "Vec<RelayView>")]
+pub struct ListRelays;
+
+/// The process is about to end: pushes are to take their leave. Answered when they have.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FinishRelays;
+
+/// A stream as it is known here.
+struct Watched {
+    id: u64,
+    stream: WeakAddr<LiveStream>,
+    counters: Arc<StreamCounters>,
+    venue: Arc<Venue>,
+    /// Somebody watches, having come this way.
+    wanted: Option<Route>,
+    /// Until then it is pulled although nobody watches.
+    kept_until: Option<Instant>,
+    /// Somebody publishes who is no relay of ours.
+    is_local: bool,
+    pull: Option<u64>,
+    pushes: Vec<u64>,
+    /// Where a hook said it is to be pulled from.
+    named: Option<(Vec<Leg>, Trust)>,
+    /// A scheduler or a far end said that there is nothing: until somebody else wants it.
+    is_refused: bool,
+}
+
+/// A relay over all its attempts.
+struct Known {
+    direction: Direction,
+    key: StreamKey,
+    venue: Arc<Venue>,
+    opened: Opened,
+    legs: Vec<Leg>,
+    trust: Trust,
+    /// Which of the legs is next.
+    at: usize,
+    /// Where the far end sent us, for one attempt.
+    moved: Option<(Leg, Trust)>,
+    route: String,
+    /// First wait and ceiling.
+    back_off: (Duration, Duration),
+    patience: Patience,
+    attempts: usize,
+    status: Arc<RelayStatus>,
+    since: Instant,
+    actor: Option<Addr<Relay>>,
+    next_try: Option<Instant>,
+    timer: SpawnHandle,
+    /// Since when a pull has brought nothing.
+    away_since: Option<Instant>,
+    /// It ends, and is forgotten when it has.
+    is_over: bool,
+    last_error: Option<String>,
 }
 
 impl Relays {
-    pub fn new(house: Arc<House>) -> Self {
-        Self { house }
+    /// `homes` are the arbiters on which relays live.
+    pub fn new(
+        house: Arc<House>,
+        servers: Vec<Arc<Server>>,
+        homes: Vec<ArbiterHandle>,
+        own_listens: Arc<OwnListens>,
+    ) -> Self {
+        Self {
+            house,
+            servers,
+            homes,
+            next_home: 0,
+            own_listens,
+            streams: HashMap::new(),
+            relays: HashMap::new(),
+            named: Vec::new(),
+            finishing: None,
+        }
+    }
+
+    fn home(&mut self) -> ArbiterHandle {
+        self.next_home = self.next_home.wrapping_add(1);
+        let home = self.next_home.checked_rem(self.homes.len()).and_then(|at| self.homes.get(at));
+        home.cloned().unwrap_or_else(Arbiter::current)
+    }
+
+    // ---- what is known of streams ----
+
+    /// Makes an entry for a stream that has none yet; false: its application is unknown.
+    fn watch(&mut self, key: &StreamKey, opened: &Opened, ctx: &mut Context<Self>) -> bool {
+        if self.streams.get(key).is_some_and(|watched| watched.id == opened.id()) {
+            return true;
+        }
+        let Some(venue) = self.house.venue_of(key) else { return false };
+        self.forget_stream(key, ctx);
+        self.streams.insert(
+            key.clone(),
+            Watched {
+                id: opened.id(),
+                stream: opened.stream.downgrade(),
+                counters: Arc::clone(&opened.counters),
+                venue,
+                wanted: None,
+                kept_until: None,
+                is_local: false,
+                pull: None,
+                pushes: Vec::new(),
+                named: None,
+                is_refused: false,
+            },
+        );
+        true
+    }
+
+    fn forget_stream(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
+        if let Some(watched) = self.streams.remove(key) {
+            watched.pushes.into_iter().chain(watched.pull).for_each(|id| self.finish(id, ctx));
+        }
+    }
+
+    /// The entry of exactly this stream.
+    fn of(&mut self, key: &StreamKey, id: u64) -> Option<&mut Watched> {
+        self.streams.get_mut(key).filter(|watched| watched.id == id)
+    }
+
+    // ---- pulls ----
+
+    /// Starts or ends the pull of a stream, as what is known of it asks for.
+    fn settle(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get_mut(key) else { return };
+        let is_kept = watched.kept_until.is_some_and(|until| Instant::now() < until);
+        let is_static =
+            watched.venue.application.relays.static_pulls().any(|rule| rule.name.as_deref() == Some(&*key.name));
+        let is_due = !watched.is_local
+            && !watched.is_refused
+            && (is_static || watched.wanted.is_some() || is_kept)
+            && self.finishing.is_none();
+        match (is_due, watched.pull) {
+            (true, None) => self.pull(key, is_static, ctx),
+            (false, Some(id)) => {
+                watched.pull = None;
+                self.finish(id, ctx);
+            }
+            _ => {}
+        }
+    }
+
+    fn pull(&mut self, key: &StreamKey, is_static: bool, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get(key) else { return };
+        let rules = &watched.venue.application.relays;
+        // The one who wants it is not asked who it is: what it says of itself is not the stream's.
+        let facts = SessionFacts { host: key.vhost.to_string(), ..SessionFacts::default() };
+        let (legs, trust) = match &watched.named {
+            Some(named) => named.clone(),
+            None => {
+                let rules = rules.pulls.iter().filter(|rule| rule.is_for(&key.name) && rule.is_static == is_static);
+                let legs = rules.map(|rule| Leg::of(rule, key, &facts)).collect::<Result<Vec<_>, _>>();
+                match legs {
+                    Ok(legs) => (legs.into_iter().flatten().collect(), Trust::Configured),
+                    Err(error) => return warn!(stream = %key, %error, "a pull leads nowhere"),
+                }
+            }
+        };
+        let ceiling = if is_static { rules.static_pull_ceiling } else { rules.pull_ceiling };
+        let back_off = (rules.first_retry, ceiling);
+        let route = watched.wanted.clone().unwrap_or_default();
+        let id = self.start(Direction::Pull, key, legs, trust, &route, back_off, ctx);
+        if let Some(watched) = self.streams.get_mut(key) {
+            watched.pull = id;
+        }
+    }
+
+    /// The pulls that begin with the server.
+    fn open_static(&mut self, ctx: &mut Context<Self>) {
+        let mut keys = Vec::new();
+        for server in &self.servers {
+            for application in &server.applications {
+                let names = application.relays.static_pulls().filter_map(|rule| rule.name.as_deref());
+                keys.extend(names.filter_map(|name| match StreamKey::parse(&server.id, &application.name, name) {
+                    Ok(key) => Some(key),
+                    Err(error) => {
+                        error!(app = application.name, name, %error, "a static pull has no name that a stream can have");
+                        None
+                    }
+                }));
+            }
+        }
+        keys.dedup();
+        keys.into_iter().for_each(|key| self.open(key, None, ctx));
+    }
+
+    /// Makes a stream that is to be pulled, and pulls it. `named`: for who asked for it, and where it is.
+    fn open(&mut self, key: StreamKey, asked: Option<PullFrom>, ctx: &mut Context<Self>) {
+        let Some(venue) = self.house.venue_of(&key) else { return };
+        let (rules, home) = (Arc::clone(&venue.rules), self.home());
+        let open = OpenStream { key: key.clone(), rules, purpose: Purpose::Publish, home };
+        let opened = self.house.router.send(open).into_actor(self);
+        ctx.spawn(opened.map(move |opened, relays, ctx| {
+            let opened = match opened.unwrap_or(Err(NoStream::NotFound)) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    warn!(stream = %key, %error, "a pull has no stream");
+                    if asked.is_none() {
+                        ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open(key, None, ctx));
+                    }
+                    return;
+                }
+            };
+            if !relays.watch(&key, &opened, ctx) {
+                return;
+            }
+            if let (Some(asked), Some(watched)) = (asked, relays.streams.get_mut(&key)) {
+                let legs = asked.targets.into_iter().map(|target| Leg::to(target, &key)).collect();
+                watched.named = Some((legs, asked.trust));
+                watched.is_refused = false;
+                relays.keep(&key, ctx);
+            }
+            relays.settle(&key, ctx);
+        }));
+    }
+
+    /// Nobody watches, for now: the pull goes on for a while.
+    fn keep(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get_mut(key) else { return };
+        let idle = watched.venue.application.relays.pull_idle;
+        watched.kept_until = Some(Instant::now() + idle);
+        let key = key.clone();
+        ctx.run_later(idle, move |relays, ctx| relays.settle(&key, ctx));
+    }
+
+    // ---- pushes ----
+
+    fn push(&mut self, key: &StreamKey, facts: &SessionFacts, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get(key) else { return };
+        let rules = Arc::clone(&watched.venue.application.relays);
+        let back_off = (rules.first_retry, rules.push_ceiling);
+        let mut ways = Vec::new();
+        for rule in rules.pushes_of(&key.name) {
+            match Leg::of(rule, key, facts) {
+                Ok(legs) => ways.push((legs, Trust::Configured)),
+                Err(error) => warn!(stream = %key, %error, "a push leads nowhere"),
+            }
+        }
+        let now = Instant::now();
+        self.named.retain(|(until, _)| now < *until);
+        let named = self.named.extract_if(.., |(_, named)| named.key == *key && named.session == facts.id);
+        for (_, named) in named {
+            let legs = named.targets.into_iter().map(|target| (vec![Leg::to(target, key)], named.trust.clone()));
+            ways.extend(legs.take(MAX_NAMED));
+        }
+        for (legs, trust) in ways {
+            let id = self.start(Direction::Push, key, legs, trust, &facts.route, back_off, ctx);
+            if let Some(watched) = self.streams.get_mut(key) {
+                watched.pushes.extend(id);
+            }
+        }
+    }
+
+    fn end_pushes(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
+        let pushes = self.streams.get_mut(key).map(|watched| std::mem::take(&mut watched.pushes));
+        pushes.into_iter().flatten().for_each(|id| self.finish(id, ctx));
+    }
+
+    // ---- relays ----
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that tells one relay from another, at the one place where it is made"
+    )]
+    fn start(
+        &mut self,
+        direction: Direction,
+        key: &StreamKey,
+        legs: Vec<Leg>,
+        trust: Trust,
+        route: &Route,
+        back_off: (Duration, Duration),
+        ctx: &mut Context<Self>,
+    ) -> Option<u64> {
+        let watched = self.streams.get(key)?;
+        let stream = watched.stream.upgrade()?;
+        let first = legs.first()?;
+        let id = self.house.next_connection();
+        info!(relay = id, %direction, stream = %key, far_end = %first, "relay started");
+        let known = Known {
+            direction,
+            key: key.clone(),
+            venue: Arc::clone(&watched.venue),
+            opened: Opened { stream, counters: Arc::clone(&watched.counters) },
+            legs,
+            trust,
+            at: 0,
+            moved: None,
+            route: route.through(self.house.node),
+            back_off,
+            patience: Patience::default(),
+            attempts: 0,
+            status: Arc::default(),
+            since: Instant::now(),
+            actor: None,
+            next_try: None,
+            timer: SpawnHandle::default(),
+            away_since: None,
+            is_over: false,
+            last_error: None,
+        };
+        self.relays.insert(id, known);
+        self.attempt(id, ctx);
+        Some(id)
+    }
+
+    fn attempt(&mut self, id: u64, ctx: &mut Context<Self>) {
+        let home = self.home();
+        let Some(known) = self.relays.get_mut(&id) else { return };
+        let here = known.legs.get(known.at).map(|leg| (leg.clone(), known.trust.clone()));
+        let Some((leg, trust)) = known.moved.take().or(here) else { return };
+        known.status.begin();
+        known.status.go_to(leg.to_string());
+        known.next_try = None;
+        known.attempts = known.attempts.wrapping_add(1);
+        let trip = Trip {
+            id,
+            direction: known.direction,
+            key: known.key.clone(),
+            venue: Arc::clone(&known.venue),
+            opened: known.opened.clone(),
+            leg,
+            trust,
+            own_listens: Arc::clone(&self.own_listens),
+            route: known.route.clone(),
+            turn: known.attempts - 1,
+            status: Arc::clone(&known.status),
+            house: Arc::clone(&self.house),
+        };
+        known.actor = Some(Relay::open(trip, Link::new(id, ctx.address().recipient()), &home));
+    }
+
+    /// A relay is not needed any more.
+    fn finish(&mut self, id: u64, ctx: &mut Context<Self>) {
+        let Some(known) = self.relays.get_mut(&id) else { return };
+        known.is_over = true;
+        ctx.cancel_future(known.timer);
+        known.end_publish(id);
+        match &known.actor {
+            // Once in the life of a relay.
+            Some(actor) => actor.do_send(EndRelay),
+            None => self.forget(id),
+        }
+    }
+
+    fn forget(&mut self, id: u64) {
+        if let Some(known) = self.relays.remove(&id) {
+            known.end_publish(id);
+            let reason = known.last_error.unwrap_or_default();
+            info!(relay = id, direction = %known.direction, stream = %known.key, reason, "relay ended");
+            if let Some(watched) = self.streams.get_mut(&known.key) {
+                watched.pushes.retain(|push| *push != id);
+                watched.pull = watched.pull.filter(|pull| *pull != id);
+            }
+        }
+        self.note_finished();
+    }
+
+    /// Tells who waits for the last relay that it is gone.
+    fn note_finished(&mut self) {
+        if self.relays.is_empty() {
+            for done in self.finishing.iter_mut().flat_map(std::mem::take) {
+                // Who asked may have stopped waiting.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// An attempt has ended: what becomes of its relay?
+    fn note_exit(&mut self, id: u64, exit: &ExitReason, ctx: &mut Context<Self>) {
+        let (now, jitter) = (self.house.now(), rand::random());
+        let Some(known) = self.relays.get_mut(&id) else { return };
+        known.actor = None;
+        if known.is_over {
+            return self.forget(id);
+        }
+        let worked = Duration::from_millis(known.status.worked_ms.load(Ordering::Relaxed));
+        let (fate, reason) = match known.status.report().last {
+            Some(ending) => (ending.fate, ending.reason),
+            None => (Fate::Retry, "it failed".to_owned()),
+        };
+        let is_new = known.last_error.as_ref() != Some(&reason);
+        known.last_error = Some(reason.clone());
+        match &fate {
+            Fate::NotNeeded => {
+                // Whoever was in its way may have left before we heard of both.
+                let key = known.key.clone();
+                ctx.run_later(LOOK_AGAIN, move |relays, ctx| relays.settle(&key, ctx));
+                return self.forget(id);
+            }
+            Fate::TurnedAway(status) => {
+                let status = *status;
+                return self.turn_away(id, status);
+            }
+            Fate::Moved(tc_url) => known.move_to(tc_url),
+            _ if worked.is_zero() && !known.legs.is_empty() => known.at = (known.at + 1) % known.legs.len(),
+            _ => {}
+        }
+        let next = known.patience.after(exit, &fate, worked, known.back_off, now, jitter);
+        let (direction, key, far_end) = (known.direction, &known.key, known.status.report().url);
+        let wait = match next {
+            Next::GivenUp => {
+                known.status.enter(State::Failed);
+                known.end_publish(id);
+                error!(relay = id, %direction, stream = %key, far_end, "a relay failed too often by a bug in livemill; it is given up");
+                return;
+            }
+            Next::Refused(wait) => {
+                let again_s = wait.as_secs();
+                warn!(relay = id, %direction, stream = %key, far_end, reason, again_s, "a relay is refused, which will hardly mend by itself");
+                wait
+            }
+            Next::After(wait) => {
+                let again_ms = wait.as_millis() as u64;
+                match is_new {
+                    true => warn!(relay = id, %direction, stream = %key, far_end, reason, again_ms, "relay lost"),
+                    false => debug!(relay = id, %direction, stream = %key, far_end, reason, again_ms, "relay lost"),
+                }
+                wait
+            }
+        };
+        known.status.enter(State::Waiting);
+        known.next_try = Some(Instant::now() + wait);
+        known.timer = ctx.run_later(wait, move |relays, ctx| relays.attempt(id, ctx));
+        if known.direction == Direction::Pull {
+            self.note_away(id, !worked.is_zero(), ctx);
+        }
+    }
+
+    /// A pull brings nothing, for now: its viewers wait for a while.
+    fn note_away(&mut self, id: u64, has_just_worked: bool, ctx: &mut Context<Self>) {
+        let Some(known) = self.relays.get_mut(&id) else { return };
+        if has_just_worked || known.away_since.is_none() {
+            known.opened.stream.do_send(AwaitPublisher { session: id });
+            let since = Instant::now();
+            known.away_since = Some(since);
+            let grace = known.venue.application.relays.pull_grace;
+            ctx.run_later(grace, move |relays, _| {
+                let Some(known) = relays.relays.get(&id).filter(|known| known.away_since == Some(since)) else {
+                    return;
+                };
+                if known.status.state() == State::Running {
+                    return;
+                }
+                known.end_publish(id);
+                if !known.venue.rules.live.idle_streams {
+                    let reason = known.last_error.clone().unwrap_or_else(|| "no such stream".to_owned());
+                    known.turn_away(reason);
+                }
+            });
+        }
+    }
+
+    /// A scheduler says that there is nothing to be had.
+    fn turn_away(&mut self, id: u64, status: u16) {
+        if let Some(known) = self.relays.get(&id).filter(|known| known.direction == Direction::Pull) {
+            known.end_publish(id);
+            known.turn_away(format!("the scheduler says {status}"));
+            if let Some(watched) = self.streams.get_mut(&known.key) {
+                watched.is_refused = true;
+            }
+        }
+        self.forget(id);
+    }
+
+    fn view(&self) -> Vec<RelayView> {
+        let now = Instant::now();
+        let view = |(id, known): (&u64, &Known)| {
+            let report = known.status.report();
+            RelayView {
+                id: *id,
+                direction: known.direction.name(),
+                app: known.key.app.to_string(),
+                name: known.key.name.to_string(),
+                url: report.url,
+                state: report.state,
+                attempt: known.patience.attempt(),
+                last_error: known.last_error.clone(),
+                next_try_ms: known.next_try.map(|at| at.saturating_duration_since(now).as_millis() as u64),
+                bytes: known.status.bytes.load(Ordering::Relaxed),
+                lag_ms: known.status.lag_ms.load(Ordering::Relaxed),
+                drops: known.status.drops.load(Ordering::Relaxed),
+                since_s: known.since.elapsed().as_secs(),
+            }
+        };
+        let mut views: Vec<_> = self.relays.iter().map(view).collect();
+        views.sort_by_key(|view| view.id);
+        views
+    }
+}
+
+impl Known {
+    /// What a pull published is over, if it published.
+    fn end_publish(&self, id: u64) {
+        if self.direction == Direction::Pull {
+            self.opened.stream.do_send(EndPublish { session: id });
+        }
+    }
+
+    fn turn_away(&self, reason: String) {
+        let refusal = Refusal { code: "NetStream.Play.StreamNotFound", reason };
+        self.opened.stream.do_send(TurnAway(Arc::new(refusal)));
+    }
+
+    /// Follows where the far end sends us. It may not lead us nearer than it is itself: nobody here has named that place.
+    fn move_to(&mut self, tc_url: &str) {
+        let Some(leg) = self.legs.get(self.at) else { return };
+        match leg.moved(tc_url) {
+            Ok(there) => {
+                let trust = match &self.trust {
+                    Trust::Configured => Trust::named_by(self.status.peer(), &HookTargets::NoNearer),
+                    named => named.clone(),
+                };
+                self.moved = Some((there, trust));
+            }
+            Err(error) => debug!(stream = %self.key, far_end = %leg, %error, "a far end sends us to no place"),
+        }
     }
 }
 
 impl Actor for Relays {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.open_static(ctx);
+    }
 }
 
 impl Handler<StreamEvent> for Relays {
     type Result = ();
 
-    fn handle(&mut self, _: StreamEvent, _: &mut Self::Context) {
-        let _ = &self.house;
+    fn handle(&mut self, event: StreamEvent, ctx: &mut Self::Context) {
+        match event {
+            StreamEvent::Published { key, opened, facts } => {
+                if !self.watch(&key, &opened, ctx) {
+                    return;
+                }
+                if let Some(watched) = self.of(&key, opened.id()) {
+                    watched.is_local = !facts.is_relay;
+                    watched.is_refused = false;
+                }
+                self.settle(&key, ctx);
+                self.push(&key, &facts, ctx);
+            }
+            StreamEvent::Replaced { key, id, facts } => {
+                if let Some(watched) = self.of(&key, id) {
+                    watched.is_local = !facts.is_relay;
+                    self.settle(&key, ctx);
+                }
+            }
+            StreamEvent::Ended { key, id } => {
+                let Some(watched) = self.of(&key, id) else { return };
+                watched.is_local = false;
+                self.end_pushes(&key, ctx);
+                self.settle(&key, ctx);
+            }
+            StreamEvent::Wanted { key, opened, route } => {
+                if !self.watch(&key, &opened, ctx) {
+                    return;
+                }
+                if let Some(watched) = self.of(&key, opened.id()) {
+                    watched.wanted = Some(route);
+                    watched.is_refused = false;
+                }
+                self.settle(&key, ctx);
+            }
+            StreamEvent::Unwanted { key, id } => {
+                let Some(watched) = self.of(&key, id) else { return };
+                watched.wanted = None;
+                if watched.pull.is_some() {
+                    self.keep(&key, ctx);
+                }
+            }
+            StreamEvent::Gone { key, id } => {
+                if self.of(&key, id).is_none() {
+                    return;
+                }
+                self.forget_stream(&key, ctx);
+                let is_static = self.house.venue_of(&key).is_some_and(|venue| {
+                    venue.application.relays.static_pulls().any(|rule| rule.name.as_deref() == Some(&*key.name))
+                });
+                if is_static && self.finishing.is_none() {
+                    ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open(key, None, ctx));
+                }
+            }
+        }
     }
 }
+
+impl Handler<Exited> for Relays {
+    type Result = ();
+
+    fn handle(&mut self, Exited { id, reason }: Exited, ctx: &mut Self::Context) {
+        self.note_exit(id, &reason, ctx);
+    }
+}
+
+impl Handler<PushTo> for Relays {
+    type Result = ();
+
+    fn handle(&mut self, asked: PushTo, _: &mut Self::Context) {
+        let now = Instant::now();
+        self.named.retain(|(until, _)| now < *until);
+        if self.named.len() < MAX_WAITING {
+            self.named.push((now + NAMED_WAITS, asked));
+        }
+    }
+}
+
+impl Handler<PullFrom> for Relays {
+    type Result = ();
+
+    fn handle(&mut self, asked: PullFrom, ctx: &mut Self::Context) {
+        self.open(asked.key.clone(), Some(asked), ctx);
+    }
+}
+
+impl Handler<ListRelays> for Relays {
+    type Result = MessageResult<ListRelays>;
+
+    fn handle(&mut self, _: ListRelays, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.view())
+    }
+}
+
+impl Handler<FinishRelays> for Relays {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: FinishRelays, ctx: &mut Self::Context) -> Self::Result {
+        let (done, finished) = oneshot::channel();
+        self.finishing.get_or_insert_default().push(done);
+        let ids: Vec<u64> = self.relays.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.finish(id, ctx));
+        self.note_finished();
+        Box::pin(async move {
+            // Whoever asked has a deadline of its own.
+            let _ = finished.await;
+        })
+    }
+}
+
+/// Targets that one hook may name for one publisher.
+const MAX_NAMED: usize = 8;
+
+/// Sessions whose hook has named targets and that have not published yet; more are a fault of ours.
+const MAX_WAITING: usize = 1000;
+
+/// How long such a session has.
+const NAMED_WAITS: Duration = Duration::from_secs(10);
+
+/// When it is asked again whether a stream that somebody else published is to be pulled.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When a stream that is always pulled is made again, after it could not be made or failed.
+const STATIC_AGAIN: Duration = Duration::from_secs(3);

@@ -12,13 +12,16 @@ use tracing::info;
 
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
+    children::Attendance,
     house::{House, Venue},
     source::Source,
     support::{
         body::{Body, BrokenOff, Form, SharedBody},
         counters::{Protocol, StreamCounters},
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
+        facts::SessionFacts,
         hang_up::HangUp,
+        route::Route,
         viewers::{Entered, Entry},
     },
 };
@@ -42,6 +45,7 @@ pub struct Viewer {
     hang_up: Option<HangUp>,
     reason: Option<String>,
     record: Box<SessionRecord>,
+    _attendance: Option<Attendance>,
     _entered: Entered,
 }
 
@@ -55,6 +59,8 @@ pub struct Visit {
     pub form: Form,
     /// What is known of the request.
     pub record: SessionRecord,
+    /// The way it came, where it is a relay.
+    pub route: Route,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
 }
@@ -82,7 +88,7 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, hang_up } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, route, hang_up } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
@@ -93,7 +99,10 @@ impl Viewer {
                 remote: record.remote,
                 to: ctx.address().recipient(),
             });
-            let seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
+            let facts = || SessionFacts::of(&record, "", &route);
+            let attendance = Attendance::begin(&house, &venue, &key, facts);
+            let mut seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
+            seat.route = route;
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
@@ -107,6 +116,7 @@ impl Viewer {
                 hang_up,
                 reason: None,
                 record: Box::new(record),
+                _attendance: attendance,
                 _entered: entered,
                 house,
                 venue,
@@ -346,6 +356,7 @@ mod tests {
                 protocol: Protocol::HttpFlv,
                 form,
                 record: SessionRecord::default(),
+                route: Route::default(),
                 hang_up,
             })
         }

@@ -21,9 +21,11 @@ use super::{
     RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
+mod exec;
 mod hooks;
 pub(super) mod oclp;
 mod outputs;
+mod relays;
 
 /// What the command line says about a configuration file.
 #[derive(Debug, Clone, Default)]
@@ -92,12 +94,18 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     let process = process(&root, &paths)?;
     let inner = root.inside(rtmp);
     let mut builder = Builder { paths: paths.clone(), resolve, log_formats, warnings, folders: Vec::new() };
+    let mut exec_static = builder.statics(&inner)?;
     let limits = limits(&inner, rtmp)?;
     let mut servers = Vec::new();
     let mut listens = Vec::new();
     for directive in inner.own("server") {
-        let server = builder.server(servers.len(), &inner.inside(Some(directive)), &mut listens)?;
+        let scope = inner.inside(Some(directive));
+        let server = builder.server(servers.len(), &scope, &mut listens)?;
         servers.push(server);
+        exec_static.append(&mut builder.statics(&scope)?);
+        for application in scope.own("application") {
+            exec_static.append(&mut builder.statics(&scope.inside(Some(application)))?);
+        }
     }
     hosts::agree(&mut servers, &listens)?;
     hosts::share_port(&mut servers, &listens);
@@ -120,6 +128,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         log_formats: builder.log_formats,
         oclp_starts: oclp::starts(&inner)?,
         http: http.map(Arc::new),
+        exec_static,
         warnings,
     })
 }
@@ -136,48 +145,16 @@ fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Res
         ("connection_rate", _) => connection_rate(Some(directive)).map(drop),
         ("duplicate_publisher", _) => duplicate_publisher(Some(directive)).map(drop),
         ("publish_key", _) => publish_key(directive).map(drop),
-        ("push" | "pull", _) => relay(directive),
+        ("push" | "pull" | "static_pull", _) => relays::rule(directive).map(drop),
         ("hook_secret", _) => hooks::check_secret(directive),
         ("hook_targets", _) => oclp::targets(directive).map(drop),
         ("scheduler", Contexts::APPLICATION) => oclp::in_scheduler(directive, &[]).map(drop),
-        (name, _) if OCLP.contains(&name) && oclp::is_oclp(directive) => oclp::check(directive),
-        (name, _) if HOOKS.contains(&name) => hooks::check_url(directive),
+        (name, _) if HOOKS.contains(&name) && !oclp::is_pingos(directive) => hooks::check_url(directive),
+        (name, _) if OCLP.contains(&name) => oclp::check(directive),
         ("http_outputs", _) => outputs::check_http_outputs(directive),
         ("hls_dir_access", _) => outputs::check_dir_access(directive),
         ("hls_nested_index_filename", _) => outputs::check_index(directive),
-        _ => Ok(()),
-    }
-}
-
-/// The `key=value` words of a relay. X and P take more URLs there, which are told by their punctuation.
-fn relay(directive: &Directive) -> Result<(), Problem> {
-    let name = directive.name.text.as_str();
-    let mut is_static = None;
-    let mut has_name = false;
-    for word in directive.args.iter().skip(1) {
-        let key = word.text.split('=').next().unwrap_or_default();
-        if !key.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
-            continue;
-        }
-        let Some(known) = RELAY_KEYS.iter().find(|known| known.eq_ignore_ascii_case(key)) else {
-            let meant = nearest(key, RELAY_KEYS.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
-            let all = format!("it is one of: {}", RELAY_KEYS.join(", "));
-            // The spelling is the module's.
-            return Err(Problem::at_word(format!("\"{name}\" directive unsuppored parameter"), directive, word)
-                .help(meant.unwrap_or(all)));
-        };
-        match *known {
-            "static" => is_static = Some(word),
-            "name" => has_name = true,
-            _ => {}
-        }
-    }
-    match is_static {
-        Some(word) if name == "push" => Err(Problem::at_word("static push is not allowed", directive, word)),
-        Some(word) if !has_name => {
-            let message = "stream name missing in static pull declaration";
-            Err(Problem::at_word(message, directive, word).help("add `name=STREAM`"))
-        }
+        (name, _) if name.starts_with("exec") => exec::check(directive),
         _ => Ok(()),
     }
 }
@@ -404,6 +381,7 @@ fn limits(scope: &Scope<'_>, rtmp: Option<&Directive>) -> Result<Limits, Problem
         max_unknown_command_rate: scope.number("max_unknown_command_rate"),
         log_queue: scope.number("log_queue") as usize,
         log_rate: scope.number("log_rate"),
+        exec_max_processes: scope.number("exec_max_processes"),
     })
 }
 
@@ -590,8 +568,10 @@ impl Builder {
         scope: &Scope<'_>,
         listens: &[Listen],
     ) -> Result<Application, Problem> {
+        let name = directive.args.first().map(|word| word.text.clone()).unwrap_or_default();
         Ok(Application {
-            name: directive.args.first().map(|word| word.text.clone()).unwrap_or_default(),
+            relays: Arc::new(self.relays(&name, scope, listens)?),
+            name,
             live: scope.flag("live"),
             live_options: live(scope)?,
             access: access(scope)?,
@@ -599,6 +579,7 @@ impl Builder {
             publish_key: scope.effective("publish_key").map(publish_key).transpose()?,
             outputs: self.outputs(scope)?,
             hooks: Arc::new(hooks::hooks(scope)),
+            exec: self.exec(scope)?,
             oclp: Arc::new(self.oclp(scope, listens)?),
         })
     }
@@ -820,26 +801,6 @@ const BUFFER_ON: Duration = Duration::from_millis(350);
 /// In the family the value of `buffer` is only compared with 0, so large ones are written without harm.
 const MAX_BUFFER: Duration = Duration::from_secs(1);
 
-/// Of A, S and W, then of X and P.
-const RELAY_KEYS: &[&str] = &[
-    "app",
-    "name",
-    "tcurl",
-    "pageurl",
-    "swfurl",
-    "flashver",
-    "playpath",
-    "live",
-    "start",
-    "stop",
-    "static",
-    "servername",
-    "domain",
-    "pargs",
-    "referer",
-    "user_agent",
-];
-
 /// Callbacks with `key=value` words.
 const OCLP: &[&str] = &[
     "oclp_proc",
@@ -1019,7 +980,7 @@ mod tests {
                tls_handshake_timeout 13; handshake_timeout 14; connect_timeout 15; command_timeout 16;
                first_media_timeout 17; max_message_before_publish 18; max_message_streams 20;
                amf_max_depth 22; amf_max_values 23; amf_max_string 24; amf_max_data_string 25;
-               max_control_rate 26; max_unknown_command_rate 27; log_queue 28; log_rate 29; }",
+               max_control_rate 26; max_unknown_command_rate 27; log_queue 28; log_rate 29; exec_max_processes 30; }",
         );
         let expected = Limits {
             max_connections: Some(5),
@@ -1044,6 +1005,7 @@ mod tests {
             max_unknown_command_rate: 27,
             log_queue: 28,
             log_rate: 29,
+            exec_max_processes: 30,
         };
         assert_eq!(config.limits, expected);
     }
@@ -1161,10 +1123,44 @@ mod tests {
 
     #[test]
     fn relays_of_every_fork_are_read() {
-        load_inside(
-            "push 127.0.0.1; push rtmp://192.0.2.1/a name=x tcUrl=rtmp://h/a live=1;
-             pull rtmp://192.0.2.1/a static name=x; pull http://192.0.2.1:80/a http://192.0.2.2/a?b=c app=core;",
+        let config = load_inside(
+            "push 127.0.0.1; push rtmp://192.0.2.1/a name=x tcUrl=rtmp://h/$app live=1;
+             pull rtmp://192.0.2.1/a static name=x; pull http://192.0.2.1:80/a http://192.0.2.2/a?b=c app=core;
+             static_pull rtmp://192.0.2.1/a/y; push_reconnect 1s; relay_reconnect 2s; relay_buffer 1s; pull_idle 3s;",
         );
+        let relays = &application(&config).relays;
+        let names = |rules: &[Arc<super::super::relays::RelayRule>]| -> Vec<_> {
+            rules.iter().map(|rule| (rule.urls.len(), rule.name.clone(), rule.is_static)).collect()
+        };
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(names(&relays.pushes), [(1, None, false), (1, name("x"), false)]);
+        assert_eq!(names(&relays.pulls), [(1, name("x"), true), (2, None, false), (1, name("y"), true)]);
+        assert_eq!(relays.pushes[0].urls[0].as_plain(), Some("rtmp://127.0.0.1"));
+        assert_eq!(relays.pushes[1].words.tc_url.as_ref().map(|url| url.variables().count()), Some(1));
+        let seconds =
+            [relays.push_ceiling, relays.pull_ceiling, relays.buffer, relays.pull_idle].map(|time| time.as_secs());
+        assert_eq!(seconds, [1, 2, 1, 3]);
+        let usual = load_inside("");
+        assert_eq!(*application(&usual).relays, super::super::Relays::default());
+    }
+
+    #[test]
+    fn a_static_pull_outside_of_applications_is_for_the_one_in_its_url() {
+        let config = load(
+            "rtmp { static_pull rtmp://192.0.2.1/a/x; static_pull_port 1936;
+               server { listen 1935; application a { } }
+               server { listen 1936; static_pull rtmp://192.0.2.1/b/y; application a { } application b { } } }",
+        );
+        let pulled = |server: &Server| -> Vec<_> {
+            let of = |application: &Arc<Application>| {
+                let names: Vec<_> = application.relays.static_pulls().filter_map(|rule| rule.name.clone()).collect();
+                (application.name.clone(), names)
+            };
+            server.applications.iter().map(of).collect()
+        };
+        let (a, b) = ("a".to_owned(), "b".to_owned());
+        assert_eq!(pulled(&config.servers[0]), [(a.clone(), vec![])]);
+        assert_eq!(pulled(&config.servers[1]), [(a, vec!["x".to_owned()]), (b, vec!["y".to_owned()])]);
     }
 
     #[test]
@@ -1245,6 +1241,10 @@ mod tests {
             ("application a { push 127.0.0.1 static; }", "static push is not allowed"),
             ("application a { pull 127.0.0.1 static; }", "stream name missing in static pull declaration"),
             ("application a { pull 127.0.0.1 foo=1; }", "\"pull\" directive unsuppored parameter"),
+            // nginx finds out about these two when it connects, W about the third, which it sends as it stands.
+            ("application a { push http://h/a; }", "invalid scheme in url \"http://h/a\" of \"push\" directive"),
+            ("application a { push rtmp://h:x/a; }", "invalid port in url \"rtmp://h:x/a\" of \"push\" directive"),
+            ("application a { push rtmp://h/$nam; }", "unknown \"nam\" variable"),
             // nginx names the word before the bad one.
             ("application a { allow publish 192.0.2; }", "invalid parameter \"192.0.2\""),
             // nginx takes the first in silence.
@@ -1326,14 +1326,11 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said_once_for_each_directive() {
-        let config = load_inside("record all; record_lock off; push rtmp://192.0.2.1/a; push rtmp://192.0.2.2/a; ");
+        let config = load("rtmp { server { application a { record all; } application b { record all; } } }");
         let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             warnings,
-            [
-                "x.conf:1: \"record\" does nothing yet: recording comes in a later release",
-                "x.conf:1: \"push\" does nothing yet: relays come in a later release (written 2 times)",
-            ]
+            ["x.conf:1: \"record\" does nothing yet: recording comes in a later release (written 2 times)"]
         );
     }
 
@@ -1398,7 +1395,7 @@ mod tests {
         let log = ErrorLog { target: LogTarget::Stdout, level: Level::Info };
         assert_eq!(config.process.error_logs, [log]);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["exec", "rtmp_stat", "rtmp_stat_stylesheet"]);
+        assert_eq!(named, ["rtmp_stat", "rtmp_stat_stylesheet"]);
     }
 
     #[test]
@@ -1410,7 +1407,7 @@ mod tests {
         assert!(test.low_latency && !test.idle_streams);
         assert_eq!(test.cache_time, Duration::from_secs(3));
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["push", "pull"]);
+        assert_eq!(named, [] as [&str; 0]);
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Args {
 }
 
 fn is_signal(word: &str) -> bool {
-    SIGNALS.iter().any(|name| name.eq_ignore_ascii_case(word)) || values::number(word).is_some_and(|n| n > 0 && n < 65)
+    SIGNALS.iter().any(|name| name.eq_ignore_ascii_case(word)) || values::number(word).is_some_and(|n| n > 0 && n < 32)
 }
 
 /// The row of a name in a place.
@@ -411,7 +411,14 @@ static PROCESS: &[Row] = &[
     nginx("worker_shutdown_timeout", ROOT, Time, "", Works).because("quit waits for streams as long as they last"),
     nginx("worker_rlimit_nofile", ROOT, Number, "", Works).because("the limit livemill was started with"),
     nginx("working_directory", ROOT, Text, "", Works).because("the directory livemill was started in"),
-    nginx("env", ROOT, Text, "", NotYet("it is for the children of exec, which come in a later release")).many_here(),
+    nginx(
+        "env",
+        ROOT,
+        Text,
+        "",
+        Better("for the children of exec, which are given PATH, HOME, LANG, LC_…, TZ and TMPDIR anyway"),
+    )
+    .many_here(),
     nginx("load_module", ROOT, Text, "", NoEffect("everything is built in: there is nothing to load")).many_here(),
     nginx("include", ROOT.or(EVENTS).or(MSAR).or(HTTP), Text, "", Works).many_here(),
     nginx("master_process", ROOT, Flag, "on", NoEffect("there is one process")),
@@ -448,8 +455,8 @@ static PROCESS: &[Row] = &[
     row("dynamic_refresh_interval", "XP", ROOT, Time, "5s", NotYet("livemill re-reads no file while it runs")),
     row("dynamic_domain_buckets", "XP", ROOT, Number, "101", NoEffect("tables grow by themselves")),
     row("worker_timers", "XP", ROOT.or(EVENTS), Number, "", RUNTIME),
-    row("resolver", "XP", EVENTS, Words(1, 8), "", NotYet("names are resolved by the system, once at start")),
-    row("resolver_timeout", "XP", EVENTS, Time, "60s", NotYet("names are resolved by the system, once at start")),
+    row("resolver", "XP", EVENTS, Words(1, 8), "", NoEffect("names are resolved by the system, at each attempt")),
+    row("resolver_timeout", "XP", EVENTS, Time, "60s", NoEffect("relays wait 5 s for a name")),
 ];
 
 static CORE: &[Row] = &[
@@ -482,8 +489,8 @@ static CORE: &[Row] = &[
     row("tcp_nopush", "W", MSA, Flag, "off", NoEffect("what belongs together is written in one call")),
     row("send_timeout", "W", MSA, Time, "60s", NoEffect("who takes no byte is closed after slow_player_timeout, over HTTP as over RTMP")),
     row("send_lowat", "W", MSA, Size, "0", NoEffect("has no meaning on Linux")),
-    row("resolver", "W", MSA, Words(1, 8), "", NotYet("for relays, which come in a later release")),
-    row("resolver_timeout", "W", MSA, Time, "30s", NotYet("for relays, which come in a later release")),
+    row("resolver", "W", MSA, Words(1, 8), "", NoEffect("names are resolved by the system, at each attempt")),
+    row("resolver_timeout", "W", MSA, Time, "30s", NoEffect("relays wait 5 s for a name")),
     row("connection_pool_size", "W", MS, Size, "", NoEffect("there is no such pool")),
     row("merge_slashes", "W", MS, Flag, "on", NoEffect("is for variables of the module")),
     row("server_names_hash_max_size", "XP", M, Number, "512", NoEffect("tables grow by themselves")),
@@ -675,22 +682,63 @@ static VOD: &[Row] = &[
     row("play_local_path", "ASW", MSA, Text, "", FILES),
 ];
 
-const RELAYS: Verdict = NotYet("relays come in a later release");
-
 static RELAY: &[Row] = &[
-    row("push", ALL, A, Words(1, 255), "", RELAYS).many_here(),
-    row("pull", ALL, A, Words(1, 255), "", RELAYS).many_here(),
-    row("push_reconnect", "ASW", MSA, Time, "3s", RELAYS),
-    row("pull_reconnect", "ASW", MSA, Time, "3s", RELAYS),
-    row("session_relay", "ASW", MSA, Flag, "off", RELAYS),
-    row("relay_buffer", ALL, MSA, Time, "5s", RELAYS),
-    row("failed_reconnect", "XP", MSA, Time, "50ms", RELAYS),
-    row("relay_reconnect", "XP", MSA, Time, "3s", RELAYS),
-    row("static_pull", "XP", MSA, Words(1, 255), "", RELAYS).many_here(),
-    row("static_pull_port", "XP", ROOT.or(MSA), Number, "1935", RELAYS),
+    row("push", ALL, A, Words(1, 255), "", Better("tried for ever; rtmps; several urls are backups")).many_here(),
+    row(
+        "pull",
+        ALL,
+        A,
+        Words(1, 255),
+        "",
+        Better("tried for as long as anybody watches; rtmps, HTTP-FLV; several urls are backups"),
+    )
+    .many_here(),
+    row("push_reconnect", "ASW", MSA, Time, "3s", Better("what the wait grows to, from failed_reconnect on")),
+    row(
+        "pull_reconnect",
+        "ASW",
+        MSA,
+        Time,
+        "3s",
+        Better("what the wait grows to, from failed_reconnect on; for every pull"),
+    )
+    .because("where it is not written, 1s for a pull that somebody waits for"),
+    row(
+        "session_relay",
+        "ASW",
+        MSA,
+        Flag,
+        "off",
+        NoEffect("a push ends with the publish, whatever its session does next"),
+    ),
+    row("relay_buffer", ALL, MSA, Time, "5s", Works),
+    row("failed_reconnect", "XP", MSA, Time, "50ms", Works),
+    row("relay_reconnect", "XP", MSA, Time, "3s", Better("where push_reconnect or pull_reconnect is not written")),
+    row("static_pull", "XP", MSA, Words(1, 255), "", Works).many_here(),
+    row(
+        "static_pull_port",
+        "XP",
+        ROOT.or(MSA),
+        Number,
+        "1935",
+        Better("which server a static_pull outside of all servers is for"),
+    ),
+    own("pull_idle", MSA, Time, "10s", "a pull goes on for so long after its last viewer: who comes back finds it"),
+    own(
+        "pull_grace",
+        MSA,
+        Time,
+        "10s",
+        "viewers wait for so long for a lost pull before they are told that the stream ended",
+    ),
+    own("relay_connect_timeout", MSA, Time, "5s", "for each address of the far end"),
+    own("relay_ready_timeout", MSA, Time, "10s", "from there until the far end lets it publish or play"),
+    own("pull_first_frame_timeout", MSA, Time, "10s", "a far end may accept and have nothing"),
+    own("pull_first_keyframe_timeout", MSA, Time, "20s", "without one nobody sees a picture"),
+    own("pull_timeout", MSA, Time, "15s", "a pull that brings nothing for so long is opened anew"),
+    own("push_timeout", MSA, Time, "10s", "a push whose far end takes nothing for so long is opened anew"),
 ];
 
-// What decides who may come in must not go missing unseen.
 const ASKED: Verdict = Better("asked before anything happens, over https too; who is refused is told so");
 const ASKED_OF_ALL: Verdict =
     Better("as on_publish; viewers over HTTP are asked about too, those of HLS and DASH once each");
@@ -728,23 +776,49 @@ static NOTIFY: &[Row] = &[
     row("netcall_buffer", "ASW", MS, Size, "1024", NoEffect("answers are read whole, up to 64k")),
 ];
 
-const CHILDREN: Verdict = NotYet("no child process is started in this release");
+const CHILD: Verdict = Better("what the child says goes to the error log, and it goes down with all its own children");
+
+const ON_RECORDINGS: Verdict = NotYet("waits for recordings, which come in a later release: the command is not run");
 
 static EXEC: &[Row] = &[
-    row("exec", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_push", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_pull", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_publish", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_publish_done", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_play", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_play_done", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("exec_record_done", ALL, MSAR, Words(1, 255), "", CHILDREN).many(),
-    row("exec_record_started", "S", MSAR, Words(1, 255), "", CHILDREN).many(),
-    row("exec_static", ALL, MSA, Words(1, 255), "", CHILDREN).many(),
-    row("respawn", ALL, MSA, Flag, "on", CHILDREN),
-    row("respawn_timeout", ALL, MSA, Time, "5s", CHILDREN),
-    row("exec_kill_signal", ALL, MSA, Signal, "KILL", CHILDREN).last(),
-    row("exec_options", ALL, MSA, Flag, "off", CHILDREN),
+    row("exec", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row("exec_push", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row("exec_pull", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row("exec_publish", ALL, MSA, Words(1, 255), "", Works).many(),
+    row("exec_publish_done", ALL, MSA, Words(1, 255), "", Better("also when the server ends")).many(),
+    row("exec_play", ALL, MSA, Words(1, 255), "", Better("also for viewers of HTTP-FLV and of endless .ts and .mp4"))
+        .many(),
+    row("exec_play_done", ALL, MSA, Words(1, 255), "", Better("exactly once for each exec_play")).many(),
+    row("exec_record_done", ALL, MSAR, Words(1, 255), "", ON_RECORDINGS).many(),
+    row("exec_record_started", "S", MSAR, Words(1, 255), "", ON_RECORDINGS).many(),
+    row("exec_static", ALL, MSA, Words(1, 255), "", CHILD).many_here(),
+    row("respawn", ALL, MSA, Flag, "on", Works),
+    row(
+        "respawn_timeout",
+        ALL,
+        MSA,
+        Time,
+        "5s",
+        Better("for each application; a child that keeps dying waits twice as long each time, up to 60 s"),
+    ),
+    row(
+        "exec_kill_signal",
+        ALL,
+        MSA,
+        Signal,
+        "KILL",
+        Better("for each application, to the child and its own children; who is still there after 5 s is killed"),
+    )
+    .last(),
+    row("exec_options", ALL, MSA, Flag, "off", Better("every name= counts, not the first alone")).here(),
+    own(
+        "exec_max_children",
+        MSA,
+        Number,
+        "16",
+        "children of one stream at a time: players come in crowds, machines do not",
+    ),
+    own("exec_max_processes", M, Number, "256", "children of the whole server at a time"),
 ];
 
 const NAMING: Args = OneOf(&["sequential", "timestamp", "system"]);
@@ -900,7 +974,7 @@ static HTTP_ROWS: &[Row] = &[
     row("sys_stat", "XP", LOCATION, Words(0, 1), "", STATISTICS_LATER),
 ];
 
-const DECIDES: Verdict = Better("asked without holding up any media, at most 64 at a time; `https` too");
+const OCLP_ASKED: Verdict = Better("asked without holding up any media, at most 64 at a time; `https` too");
 const TOLD: Verdict = Better("told in the order of events, and `done` again until it is heard");
 const RECORDS_LATER: Verdict = NotYet("there are no recordings in this release");
 
@@ -909,18 +983,18 @@ static OCLP: &[Row] = &[
     row("on_proc", "P", M, Hook, "", Works).because("the same as oclp_proc"),
     row("on_master", "P", M, Hook, "", Works).because("once a process, with `call=init_master`"),
     row("oclp_connect", "XP", S, Hook, "", NoEffect("X and P parse it and never call it")),
-    row("oclp_play", "XP", A, Hook, "", DECIDES).because("lets players in when nobody answers, as X does"),
-    row("oclp_publish", "XP", A, Hook, "", DECIDES).because("lets publishers in when nobody answers, as X does"),
+    row("oclp_play", "XP", A, Hook, "", OCLP_ASKED).because("lets players in when nobody answers, as X does"),
+    row("oclp_publish", "XP", A, Hook, "", OCLP_ASKED).because("lets publishers in when nobody answers, as X does"),
     row("oclp_stream", "XP", A, Hook, "", TOLD),
     row("on_stream", "P", A, Hook, "", TOLD).because("the same as oclp_stream, with `clientid`"),
-    row("oclp_pull", "XP", A, Hook, "", DECIDES).because("asked again at each attempt to reconnect"),
-    row("on_pull", "P", A, Hook, "", DECIDES).because("the same as oclp_pull, with `clientid`"),
-    row("oclp_push", "XP", A, Hook, "", DECIDES).because("8 at the most").many_here(),
-    row("on_push", "P", A, Hook, "", DECIDES).because("the same as oclp_push, with `clientid`").many_here(),
-    row("oclp_meta", "XP", A, Hook, "", DECIDES)
+    row("oclp_pull", "XP", A, Hook, "", OCLP_ASKED).because("asked again at each attempt to reconnect"),
+    row("on_pull", "P", A, Hook, "", OCLP_ASKED).because("the same as oclp_pull, with `clientid`"),
+    row("oclp_push", "XP", A, Hook, "", OCLP_ASKED).because("8 at the most").many_here(),
+    row("on_push", "P", A, Hook, "", OCLP_ASKED).because("the same as oclp_push, with `clientid`").many_here(),
+    row("oclp_meta", "XP", A, Hook, "", OCLP_ASKED)
         .because("8 at the most; not asked where there is an oclp_push")
         .many_here(),
-    row("on_meta", "P", A, Hook, "", DECIDES).because("the same as oclp_meta, with `clientid`").many_here(),
+    row("on_meta", "P", A, Hook, "", OCLP_ASKED).because("the same as oclp_meta, with `clientid`").many_here(),
     row("oclp_record", "XP", A, Hook, "", RECORDS_LATER),
     row("on_record", "P", A, Hook, "", RECORDS_LATER),
     row("oclp_meta_type", "XP", MSA, OneOf(&["video", "audio", "both"]), "video", Works),
@@ -997,6 +1071,15 @@ const SIGNALS: &[&str] = &[
     "HUP", "INT", "QUIT", "ILL", "ABRT", "FPE", "KILL", "SEGV", "PIPE", "ALRM", "TERM", "USR1", "USR2", "CHLD", "CONT",
     "STOP", "TSTP", "TTIN", "TTOU",
 ];
+
+/// The number of a signal that [`Args::Signal`] takes, as this system counts.
+pub fn signal_number(word: &str) -> Option<i32> {
+    let named = || format!("SIG{}", word.to_ascii_uppercase()).parse::<nix::sys::signal::Signal>().ok();
+    match values::number(word) {
+        Some(number) => i32::try_from(number).ok(),
+        None => named().map(|signal| signal as i32),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,9 @@
 //! - [`access`]: allow and deny.
 //! - [`hooks`]: who is asked and told over HTTP.
 //! - [`oclp`]: the callbacks of a cluster.
+//! - [`exec`]: commands that are run beside streams.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
+//! - [`relays`]: where streams are pushed to and pulled from.
 //!
 //! Loading reads files and does nothing else: no socket is bound, no log opened, no user changed. Where directives are
 //! inherited (`rtmp` to `server` to `application`), the structs here hold the value in effect.
@@ -33,12 +35,14 @@ pub mod build;
 pub mod check;
 pub mod diagnose;
 pub mod directives;
+pub mod exec;
 pub mod hooks;
 pub mod hosts;
 pub mod http;
 pub mod oclp;
 pub mod outputs;
 pub mod page;
+pub mod relays;
 pub mod syntax;
 pub mod template;
 pub mod values;
@@ -47,10 +51,12 @@ pub mod verify;
 pub use access::{Access, Action};
 pub use build::LoadOptions;
 pub use diagnose::ConfigError;
+pub use exec::Exec;
 pub use hooks::{HookFormat, HookMethod, HookSecret, HookUrl, Hooks, NotifyRules};
 pub use hosts::Endpoint;
 pub use oclp::{HookTargets, OclpRule, OclpRules};
 pub use outputs::{HttpOutput, HttpOutputs, Outputs};
+pub use relays::Relays;
 
 /// Everything one start needs to know. Cheap to share: each actor takes the `Arc` of its own server or application.
 #[derive(Debug, Clone)]
@@ -65,6 +71,8 @@ pub struct Config {
     pub oclp_starts: Vec<oclp::OclpStart>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
+    /// Every `exec_static`, wherever it stands, and how its child is kept.
+    pub exec_static: Vec<(exec::ExecRule, exec::Keep)>,
     /// What the operator should read at start: one line each.
     pub warnings: Vec<Notice>,
 }
@@ -188,6 +196,8 @@ pub struct Limits {
     pub log_queue: usize,
     /// Lines a second with the same cause.
     pub log_rate: u32,
+    /// Children of exec in the whole process.
+    pub exec_max_processes: u32,
 }
 
 impl Default for Limits {
@@ -215,6 +225,7 @@ impl Default for Limits {
             max_unknown_command_rate: 20,
             log_queue: 8192,
             log_rate: 10,
+            exec_max_processes: 256,
         }
     }
 }
@@ -419,6 +430,9 @@ pub struct Application {
     /// What becomes of its streams beside RTMP.
     pub outputs: Outputs,
     pub hooks: Arc<Hooks>,
+    pub relays: Arc<Relays>,
+    /// What is run beside its streams.
+    pub exec: Exec,
     /// What a scheduler is asked and told of them.
     pub oclp: Arc<OclpRules>,
 }
@@ -627,6 +641,8 @@ impl Config {
             publish_key: options.publish_key.map(PublishKey::new),
             outputs: Outputs::default(),
             hooks: Arc::default(),
+            relays: Arc::default(),
+            exec: Exec::default(),
             oclp: Arc::default(),
         };
         let server = Server {
@@ -647,6 +663,7 @@ impl Config {
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
             http: (options.http_port > 0).then(|| Arc::new(http::Http::built_in(options.http_port))),
+            exec_static: Vec::new(),
             warnings: Vec::new(),
         }
     }

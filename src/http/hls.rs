@@ -2,10 +2,12 @@
 //!
 //! The first who asks for a stream's playlist or manifest opens its output, and waits until there is something to play. A
 //! stream that nobody publishes is not there (404), also where RTMP players may wait for one (`idle_streams`): players of
-//! playlists ask again by themselves, and a name that somebody invents must not cost anything.
+//! playlists ask again by themselves, and a name that somebody invents must not cost anything. Where streams are fetched from
+//! elsewhere the request waits for that.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc, time::Duration};
 
+use actix::Arbiter;
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{Method, StatusCode, header},
@@ -15,13 +17,15 @@ use bytes::Bytes;
 use super::{METHODS, MediaRequest, Site, method_not_allowed, outlet};
 use crate::{
     actors::{
+        router::{OpenStream, Purpose},
         segments,
         support::{
             counters::Protocol,
-            segment_store::{CLOCK, Found, NotServed, Wanted},
+            segment_store::{CLOCK, Found, NotServed, SegmentStore, Wanted},
             sessions::Who,
             shelf::Format,
         },
+        waiter,
     },
     config::{HttpOutput, outputs::HlsFormat},
     protocol::hls::{
@@ -59,7 +63,7 @@ pub async fn answer(site: &Site, asked: &MediaRequest, file: &str, request: &Htt
     // Whoever asks for a piece has seen a playlist: a piece alone opens nothing.
     let store = match (site.house.shelf.find(&asked.key, format), protocol) {
         (Some(store), _) => Some(store),
-        (None, Some(_)) => segments::open(&site.house, &asked.key, &asked.venue, format),
+        (None, Some(_)) => open(site, asked, format).await,
         (None, None) => None,
     };
     let Some(store) = store else { return refuse(NotServed::NotFound) };
@@ -87,6 +91,23 @@ pub async fn answer(site: &Site, asked: &MediaRequest, file: &str, request: &Htt
         Ok(Found::Media { bytes, content_type, keep }) => media(bytes, content_type, keep.as_secs(), request),
         Err(reason) => refuse(reason),
     }
+}
+
+/// Opens the output of a stream that somebody publishes, here or where it can be fetched from.
+async fn open(site: &Site, asked: &MediaRequest, format: Format) -> Option<Arc<SegmentStore>> {
+    let (house, key, venue) = (&site.house, &asked.key, &asked.venue);
+    let open = || segments::open(house, key, venue, format);
+    if let Some(store) = open() {
+        return Some(store);
+    }
+    if !venue.rules.is_fetched || !venue.application.live {
+        return None;
+    }
+    let (rules, home) = (Arc::clone(&venue.rules), Arbiter::current());
+    let open_stream = OpenStream { key: key.clone(), rules, purpose: Purpose::Play, home };
+    let opened = house.router.send(open_stream).await.ok()?.ok()?;
+    waiter::published(&opened.source(), FETCHED_WITHIN).await.ok()?;
+    open()
 }
 
 /// What a name means, and whose it is; a segment may be anybody's. None: a query that makes no sense.
@@ -234,6 +255,9 @@ fn read_range(text: &str, length: usize) -> Ranges {
 
 /// More than any token of ours.
 const MAX_TOKEN: usize = 32;
+
+/// How long a request waits for a stream that is fetched from elsewhere: players give up after about as long.
+const FETCHED_WITHIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,7 @@ use crate::{
         support::{
             body::{BrokenOff, Form},
             counters::Protocol,
+            route::{BadRoute, ROUTE_HEADER, Route},
         },
         viewer::{Viewer, Visit, Watching},
     },
@@ -89,12 +90,17 @@ async fn watch(
     let Some(tracks) = asked_tracks(request.query_string(), offered) else {
         return refuse(StatusCode::BAD_REQUEST, "neither audio nor video is asked for");
     };
+    let route = match route(request, site) {
+        Ok(route) => route,
+        Err(bad @ BadRoute::Unreadable) => return refuse(StatusCode::BAD_REQUEST, &bad.to_string()),
+        Err(bad) => return refuse(StatusCode::LOOP_DETECTED, &bad.to_string()),
+    };
     let is_live = site.house.directory.find(&asked.key).is_some_and(|entry| {
         let counters = &entry.counters;
         counters.publishing.load(Ordering::Relaxed)
     });
     // Said here as well as by the router, so that a crowd at the wrong address stays at the door.
-    if !is_live && !application.live_options.idle_streams {
+    if !is_live && !application.live_options.idle_streams && !asked.venue.rules.is_fetched {
         return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string());
     }
     if *request.method() == Method::HEAD {
@@ -118,6 +124,7 @@ async fn watch(
     let watching = Viewer::begin(Visit {
         house: Arc::clone(&site.house),
         record: record(asked, request),
+        route,
         venue: Arc::clone(&asked.venue),
         key: asked.key.clone(),
         source,
@@ -267,6 +274,12 @@ fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
         page_url: text(header::REFERER),
         ..SessionRecord::default()
     }
+}
+
+/// The nodes that a relay of ours comes through.
+fn route(request: &HttpRequest, site: &Site) -> Result<Route, BadRoute> {
+    let Some(said) = request.headers().get(ROUTE_HEADER) else { return Ok(Route::default()) };
+    Route::parse(said.to_str().map_err(|_| BadRoute::Unreadable)?, site.house.node)
 }
 
 fn peer(request: &HttpRequest) -> Option<SocketAddr> {

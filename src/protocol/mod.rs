@@ -6,6 +6,7 @@ pub mod dash;
 pub mod feed;
 pub mod flv;
 pub mod hls;
+pub mod http_answer;
 pub mod mp4;
 pub mod proxy;
 pub mod rtmp;

@@ -12,6 +12,8 @@
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
 //! - [`exchange`]: one request in raw bytes, and its whole answer.
 //! - [`playlist`]: HLS playlists as a player reads them.
+//! - [`live_source`]: a publisher in real time that comes back when its server does, and many players.
+//! - [`scheduler`]: an HTTP server that answers what relays ask as it is told.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -25,11 +27,13 @@ pub mod fragments;
 pub mod health;
 pub mod hook_server;
 pub mod http;
+pub mod live_source;
 pub mod manifest_rules;
 pub mod peer;
 pub mod playing;
 pub mod playlist;
 pub mod playlist_rules;
+pub mod scheduler;
 pub mod server;
 pub mod stream;
 pub mod tools;

@@ -16,6 +16,8 @@ use super::wait;
 
 /// A running server; ended by its own process id when dropped.
 pub struct TestServer {
+    /// How it was started.
+    command: Command,
     child: Child,
     ports: [u16; PORTS],
     dir: TempDir,
@@ -85,16 +87,20 @@ impl TestServer {
         Self::start_kind(kind, text, files)
     }
 
+    /// On ports that are known before it starts, so that two servers can name each other.
+    pub fn start_at(kind: Kind, ports: [u16; PORTS], rtmp: &str) -> Self {
+        let text = preamble(kind).to_owned() + rtmp;
+        let command = |ports, dir: &Path| command(kind, write_config(kind, "", &text, &[], ports, dir), dir);
+        Self::try_start(kind, ports, command).unwrap_or_else(|log| panic!("{kind:?} did not start:\n{log}"))
+    }
+
     fn start_kind(kind: Kind, rtmp: &str, files: &[(&str, &str)]) -> Self {
         Self::start_marked(kind, preamble(kind), rtmp, files)
     }
 
     fn start_marked(kind: Kind, preamble: &str, marked: &str, files: &[(&str, &str)]) -> Self {
         Self::start_somewhere(kind, |ports, dir| {
-            let config = write_config(kind, preamble, marked, files, ports, dir);
-            let mut command = Command::new(binary(kind));
-            command.arg("-p").arg(dir).arg("-c").arg(config);
-            command
+            command(kind, write_config(kind, preamble, marked, files, ports, dir), dir)
         })
     }
 
@@ -102,7 +108,7 @@ impl TestServer {
         let mut refusal = String::new();
         // Another process may take a port between our letting go of it and the server's bind.
         for _ in 0..START_ATTEMPTS {
-            match Self::try_start(kind, &command) {
+            match Self::try_start(kind, free_ports(), &command) {
                 Ok(server) => return server,
                 Err(log) if log.contains("in use") => refusal = log,
                 Err(log) => panic!("{kind:?} did not start:\n{log}"),
@@ -111,30 +117,41 @@ impl TestServer {
         panic!("{kind:?} found no free ports in {START_ATTEMPTS} attempts:\n{refusal}");
     }
 
-    fn try_start(kind: Kind, command: impl Fn([u16; PORTS], &Path) -> Command) -> Result<Self, String> {
+    fn try_start(
+        kind: Kind,
+        ports: [u16; PORTS],
+        command: impl Fn([u16; PORTS], &Path) -> Command,
+    ) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("livemill-test-").tempdir().expect("a temporary directory");
         for folder in ["logs", "conf"] {
             fs::create_dir(dir.path().join(folder)).expect("a folder in the temporary directory");
         }
-        let ports = free_ports();
         let mut command = command(ports, dir.path());
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary(kind).display()));
         let log = Arc::new(Mutex::new(String::new()));
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let into = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = into.lock().expect("no writer panics");
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        let mut server = Self { child, ports, dir, log, kind };
-        match wait::within(START_DEADLINE, || server.ready()) {
-            Some(Ok(())) => Ok(server),
-            Some(Err(status)) => Err(format!("it ended with {status}:\n{}", server.log())),
-            None => Err(format!("it does not listen after {START_DEADLINE:?}:\n{}", server.log())),
+        let child = launch(&mut command, &log);
+        let mut server = Self { command, child, ports, dir, log, kind };
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// Ends it as a power cut would: nobody is told.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child can be ended");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
+    /// Starts it again as it was, after [`Self::kill`].
+    pub fn start_again(&mut self) {
+        self.child = launch(&mut self.command, &self.log);
+        self.wait_until_ready().unwrap_or_else(|log| panic!("{:?} did not start again:\n{log}", self.kind));
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        match wait::within(START_DEADLINE, || self.ready()) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(status)) => Err(format!("it ended with {status}:\n{}", self.log())),
+            None => Err(format!("it does not listen after {START_DEADLINE:?}:\n{}", self.log())),
         }
     }
 
@@ -295,6 +312,28 @@ fn eprintln_log(log: &str) {
     eprintln!("--- the server said, in the last of {} lines:\n{}\n---", lines.len(), last.join("\n"));
 }
 
+/// What it says on stderr is added to `log`.
+fn launch(command: &mut Command, log: &Arc<Mutex<String>>) -> Child {
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+    let stderr = child.stderr.take().expect("stderr is piped");
+    let into = Arc::clone(log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = into.lock().expect("no writer panics");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    child
+}
+
+/// A server with this configuration, in this folder.
+fn command(kind: Kind, config: PathBuf, dir: &Path) -> Command {
+    let mut command = Command::new(binary(kind));
+    command.arg("-p").arg(dir).arg("-c").arg(config);
+    command
+}
+
 /// Puts the marks of [`TestServer::start`] into a configuration, and gives its path.
 fn write_config(
     kind: Kind,
@@ -345,7 +384,7 @@ fn binary(kind: Kind) -> PathBuf {
 }
 
 /// Held together until all are known, so that they differ.
-fn free_ports() -> [u16; PORTS] {
+pub fn free_ports() -> [u16; PORTS] {
     let listeners: Vec<TcpListener> =
         (0..PORTS).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
     std::array::from_fn(|at| listeners[at].local_addr().expect("a bound listener has an address").port())

@@ -16,6 +16,7 @@ use super::{Connection, Flow, Place, PlayerRole, PublisherRole, Role};
 use crate::{
     actors::{
         audience::{self, Seat},
+        children::Attendance,
         gate::{self, Admitted, Denied, PlayWish},
         hooks::Debt,
         house::{House, Venue},
@@ -25,15 +26,13 @@ use crate::{
             census::{Crowded, Publishing},
             deadlines::Stage,
             facts::SessionFacts,
+            feeder::Feeder,
             route::Route,
             wakeup::Wakeup,
         },
     },
     config::{Action, Application, Live, Server},
-    media::{
-        gather::Gather,
-        key::{NameError, StreamKey},
-    },
+    media::key::{NameError, StreamKey},
     protocol::rtmp::{
         chunk::WireStyle,
         server::{ConnectRequest, PlayStart},
@@ -339,10 +338,12 @@ impl Connection {
                 admitted = gate::play(&house, &venue, facts, wish).await?;
                 key = admitted.key(key)?;
             }
+            let mut purpose = Purpose::Play;
             if let Some(address) = &admitted.relay {
                 gate::pull_from(&house, &key, &venue, address);
+                purpose = Purpose::PlayFetched;
             }
-            let opened = open_stream(&house, &key, &venue, Purpose::Play).await?;
+            let opened = open_stream(&house, &key, &venue, purpose).await?;
             Ok(Entry { key, opened, admitted })
         }
     }
@@ -374,10 +375,8 @@ impl Connection {
         self.role = Role::Publisher(Box::new(PublisherRole {
             msid,
             key,
-            stream: opened.stream,
             counters: opened.counters,
-            gather: Gather::new(venue.gather),
-            timer_is_set: false,
+            feeder: Feeder::new(self.id, opened.stream, venue.gather),
             wakeup: Wakeup::new(if waits { venue.gather.audio_hold } else { Duration::ZERO }),
             has_patience: false,
             _counted: counted,
@@ -417,7 +416,10 @@ impl Connection {
         let mut seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
         seat.route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
         let ticket = audience::join(&opened.source(), seat);
-        self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue: Arc::clone(venue), _debt: debt }));
+        let attendance = Attendance::begin(&self.house, venue, &key, || self.facts());
+        let venue = Arc::clone(venue);
+        self.role =
+            Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance, _debt: debt }));
         self.read_on(read_on, ctx);
     }
 
@@ -451,8 +453,9 @@ impl Connection {
         };
         match refused {
             Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            // Word for word as X says it, and at its level.
             Refused::Denied(Denied { is_forbidden: true, .. }) => {
-                self.session.forbid(msid, "NetStream.Publish.Forbidden", "Publish stream Forbidden");
+                self.session.status(msid, "status", "NetStream.Publish.Forbidden", "Publish stream Forbidden");
             }
             _ => self.session.refuse_publish(msid, code, &refused.to_string()),
         }
@@ -467,7 +470,7 @@ impl Connection {
         match refused {
             Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
             Refused::Denied(Denied { is_forbidden: true, .. }) => {
-                self.session.forbid(msid, "NetStream.Play.Forbidden", "Play stream Forbidden");
+                self.session.status(msid, "status", "NetStream.Play.Forbidden", "Play stream Forbidden");
             }
             _ => self.session.refuse_play(msid, code, &refused.to_string()),
         }

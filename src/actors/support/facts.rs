@@ -29,6 +29,8 @@ pub struct SessionFacts {
     pub swf_url: String,
     pub tc_url: String,
     pub page_url: String,
+    /// Where a relay of ours goes to or comes from, without scheme and query; else empty.
+    pub far_end: String,
     /// A relay of ours: no hook asks about it, and any other publisher takes its place.
     pub is_relay: bool,
     /// The nodes it comes through, where it is a relay of another livemill.
@@ -52,6 +54,7 @@ impl SessionFacts {
             swf_url: record.swf_url.clone(),
             tc_url: record.tc_url.clone(),
             page_url: record.page_url.clone(),
+            far_end: String::new(),
             is_relay: false,
             route: route.clone(),
         }

@@ -152,8 +152,12 @@ impl HookClient {
         let status = response.status().as_u16();
         // Where it matters where to, it must make sense.
         let location = if status / 100 == 3 { said("location")? } else { None };
-        let peer = response.remote_addr().map(|address| address.ip());
-        let answer = HookAnswer { status, location, domain: said("domain")?, peer };
+        let answer = HookAnswer {
+            status,
+            location,
+            domain: said("domain")?,
+            peer: response.remote_addr().map(|peer| peer.ip()),
+        };
         Ok((answer, response))
     }
 

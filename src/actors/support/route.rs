@@ -1,6 +1,6 @@
 //! The nodes a stream has come through, so that no relay ever feeds itself.
 //!
-//! A relay says its route in `connect` (`livemillRoute`) or in a header (`X-Livemill-Route`): the ids of the nodes it
+//! A relay says its route in `connect` (`livemillRoute`) or in a header ([`ROUTE_HEADER`]): the ids of the nodes it
 //! comes through, the nearest last. Who finds itself in it, or finds it too long, refuses.
 
 use std::{fmt, sync::Arc};
@@ -66,6 +66,9 @@ impl Route {
         self.0.is_none()
     }
 }
+
+/// Where relays over HTTP say their route.
+pub const ROUTE_HEADER: &str = "x-livemill-route";
 
 /// Origin, middle, edge and two to spare.
 pub const MAX_HOPS: usize = 5;

@@ -69,8 +69,12 @@ impl Builder {
 }
 
 /// PingOS spells its callbacks `on_play` and `on_publish`, as nginx-rtmp does its hooks. Its own have `key=value` words.
-pub(super) fn is_oclp(directive: &Directive) -> bool {
-    !matches!(directive.name.text.as_str(), "on_play" | "on_publish") || directive.args.len() > 1
+pub(super) fn is_pingos(directive: &Directive) -> bool {
+    matches!(directive.name.text.as_str(), "on_play" | "on_publish") && directive.args.len() > 1
+}
+
+fn is_oclp(directive: &Directive) -> bool {
+    is_pingos(directive) || !matches!(directive.name.text.as_str(), "on_play" | "on_publish")
 }
 
 /// What is told once when the process has started.
@@ -85,7 +89,7 @@ pub(super) fn starts(scope: &Scope<'_>) -> Result<Vec<OclpStart>, Problem> {
 
 /// Checks one callback where it stands.
 pub(super) fn check(directive: &Directive) -> Result<(), Problem> {
-    rule(directive, true).map(drop)
+    if is_oclp(directive) { rule(directive, true).map(drop) } else { Ok(()) }
 }
 
 fn rule(directive: &Directive, lenient: bool) -> Result<OclpRule, Problem> {

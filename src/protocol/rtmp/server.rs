@@ -287,13 +287,6 @@ impl ServerSession {
         self.close();
     }
 
-    /// Answers a `Publish` or `Play` as AlexWoo's module does where a scheduler says no: a word of status, no error. The
-    /// session is over.
-    pub fn forbid(&mut self, msid: u32, code: &str, description: &str) {
-        self.status(msid, "status", code, description);
-        self.close();
-    }
-
     /// Answers a `Publish`, and reads on. Nothing happens if the stream was closed in the meantime.
     pub fn accept_publish(&mut self, msid: u32) -> Result<(), SessionError> {
         if !self.answer(msid, StreamState::PublishAsked, StreamState::Publishing) {

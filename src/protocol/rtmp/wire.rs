@@ -21,12 +21,14 @@ pub struct PlayForm {
     pub enhanced_hevc: bool,
     /// Taken from every timestamp: the stream's time at which this player's clock is 0.
     pub origin_ms: i64,
+    /// The peer is a server that we publish to: metadata are what it is to set.
+    pub publishes: bool,
 }
 
 impl PlayForm {
     /// The form nearly everybody has.
     pub fn new(chunks: WireStyle, interleave: bool) -> Self {
-        Self { chunks, interleave, msid: 1, multitrack: false, enhanced_hevc: false, origin_ms: 0 }
+        Self { chunks, interleave, msid: 1, multitrack: false, enhanced_hevc: false, origin_ms: 0, publishes: false }
     }
 
     /// The bytes of a whole batch.
@@ -36,13 +38,15 @@ impl PlayForm {
 
     /// The bytes of a whole batch, where they are those that all players share.
     pub fn shared<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
-        let style = self.style()?;
+        let style = self.style(batch.packets())?;
         batch.wire(style, |packets| self.build_and_keep(packets, style))
     }
 
     /// The bytes of one packet.
     pub fn packet(&self, packet: &Packet) -> Bytes {
-        let Some(style) = self.style() else { return self.build(std::slice::from_ref(packet)) };
+        let Some(style) = self.style(std::slice::from_ref(packet)) else {
+            return self.build(std::slice::from_ref(packet));
+        };
         if let Some(bytes) = packet.wire(style) {
             return bytes.clone();
         }
@@ -52,8 +56,10 @@ impl PlayForm {
     }
 
     /// A number for the forms whose bytes are shared; none for a form that is one player's own.
-    fn style(&self) -> Option<u64> {
-        let own = self.msid != 1 || self.multitrack || self.enhanced_hevc || self.origin_ms != 0;
+    fn style(&self, packets: &[Packet]) -> Option<u64> {
+        // All else is the same for whom we publish to and for who plays.
+        let sets = self.publishes && packets.iter().any(|packet| packet.kind() == PacketKind::Metadata);
+        let own = sets || self.msid != 1 || self.multitrack || self.enhanced_hevc || self.origin_ms != 0;
         let flags = u64::from(self.chunks.repeat_extended) << 32 | u64::from(self.interleave) << 33;
         (!own).then_some(u64::from(self.chunks.chunk_size) | flags)
     }
@@ -95,6 +101,9 @@ impl PlayForm {
         if self.enhanced_hevc && packet.track() == Track::Video {
             return crate::protocol::flv::tag::hevc_enhanced(body);
         }
+        if self.publishes && packet.kind() == PacketKind::Metadata {
+            return [SET_DATA_FRAME, body].concat().into();
+        }
         body.clone()
     }
 
@@ -120,6 +129,9 @@ impl PlayForm {
     }
 }
 
+/// `@setDataFrame` as AMF0 writes a string.
+const SET_DATA_FRAME: &[u8] = b"\x02\0\x0d@setDataFrame";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +144,7 @@ mod tests {
         multitrack: false,
         enhanced_hevc: false,
         origin_ms: 0,
+        publishes: false,
     };
 
     fn audio(time_ms: i64, len: usize) -> Packet {
@@ -193,5 +206,15 @@ mod tests {
     fn metadata_stands_at_zero() {
         let meta = Packet::new(Track::Data, PacketKind::Metadata, 5000, Bytes::from_static(b"m"));
         assert_eq!(read(&FORM.packet(&meta)), [(5, 0, 18, 1, 1)]);
+    }
+
+    #[test]
+    fn a_server_we_publish_to_is_told_to_set_the_metadata_and_shares_all_other_bytes() {
+        let meta = Packet::new(Track::Data, PacketKind::Metadata, 0, Bytes::from_static(b"m"));
+        let publishes = PlayForm { publishes: true, ..FORM };
+        assert_eq!(read(&publishes.packet(&meta)), [(5, 0, 18, 1, 17)]);
+        assert_eq!(read(&FORM.packet(&meta)), [(5, 0, 18, 1, 1)]);
+        let batch = Batch::new([audio(1, 300)].into_iter().collect());
+        assert_eq!(FORM.batch(&batch).as_ptr(), publishes.batch(&batch).as_ptr());
     }
 }
