@@ -1040,13 +1040,6 @@ static OCLP: &[Row] = &[
     )
     .many_here(),
     own("scheduler_secret", LOCATION, Text, "", "calls must be signed with it, see hook_secret"),
-    own(
-        "scheduler_domains",
-        LOCATION,
-        Flag,
-        "off",
-        "players come to the edge's domain and publishers to the origin's; on: the same name on two domains is two streams",
-    ),
 ];
 
 const ONE_PROCESS: Verdict =
