@@ -5,14 +5,13 @@ mod common;
 use std::time::Duration;
 
 use common::health::HealthyStream;
-use common::http::{self, FlvViewer};
+use common::http;
 use common::live_source::{Crowd, LiveSource};
-use common::peer::{Next, RtmpPeer, avc_frame_number, is_keyframe};
+use common::peer::{RtmpPeer, avc_frame_number};
 use common::scheduler::{Reply, Scheduler};
 use common::server::{Kind, TestServer, free_ports};
 use common::stream::{frame_numbers, status_code};
 use common::{wait, wire};
-use nix::sys::signal::Signal;
 
 // --- chains -------------------------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ impl Opened {
 pub enum Purpose {
     Publish,
     Play,
+    /// As `Play`, of a stream that is on its way here: who asks for it may wait.
+    PlayFetched,
 }
 
 /// Why there is no stream to be had.
@@ -96,7 +98,7 @@ impl Router {
         let publishing = self.directory.publishing();
         let counted = match purpose {
             Purpose::Publish => publishing,
-            Purpose::Play => self.names.len().saturating_sub(publishing),
+            Purpose::Play | Purpose::PlayFetched => self.names.len().saturating_sub(publishing),
         };
         counted >= self.limits.max_live_streams as usize
     }

@@ -338,10 +338,12 @@ impl Connection {
                 admitted = gate::play(&house, &venue, facts, wish).await?;
                 key = admitted.key(key)?;
             }
+            let mut purpose = Purpose::Play;
             if let Some(address) = &admitted.relay {
                 gate::pull_from(&house, &key, &venue, address);
+                purpose = Purpose::PlayFetched;
             }
-            let opened = open_stream(&house, &key, &venue, Purpose::Play).await?;
+            let opened = open_stream(&house, &key, &venue, purpose).await?;
             Ok(Entry { key, opened, admitted })
         }
     }
