@@ -208,7 +208,7 @@ pub async fn watch(
             is_forbidden: false,
         })?;
         if let Some(named) = admitted.relay {
-            pull_from(house, &key, &venue, &facts, named);
+            pull_from(house, &key, &facts, named);
             is_fetched = true;
         }
         debts.insert(0, admitted.debt);
@@ -226,13 +226,12 @@ pub fn push_to(house: &House, key: &StreamKey, facts: &SessionFacts, Named { tar
 }
 
 /// A hook says where a stream is to be had that somebody is about to play.
-pub fn pull_from(house: &House, key: &StreamKey, venue: &Arc<Venue>, facts: &SessionFacts, named: Named) {
+pub fn pull_from(house: &House, key: &StreamKey, facts: &SessionFacts, named: Named) {
     let Named { target, trust } = named;
     let targets = vec![target.or_local(&key.app, &key.name, &facts.args)];
     if let Some(relays) = &house.desks.relays {
-        let (key, venue, route) = (key.clone(), Arc::clone(venue), facts.route.clone());
         // Once for a play.
-        relays.do_send(PullFrom { key, venue, targets, trust, route });
+        relays.do_send(PullFrom { key: key.clone(), targets, trust });
     }
 }
 
