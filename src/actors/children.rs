@@ -241,7 +241,9 @@ impl Children {
     }
 
     fn wanted(&mut self, id: u64, key: StreamKey, ctx: &mut Context<Self>) {
-        self.stream(id, key.clone()).is_wanted = true;
+        if std::mem::replace(&mut self.stream(id, key.clone()).is_wanted, true) {
+            return; // somebody else wants it, too
+        }
         self.want(ExecEvent::Pull, id, &key, None, ctx);
     }
 
