@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         children::{Children, FinishChildren},
-        hooks::Hooks,
+        hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
@@ -176,7 +176,7 @@ async fn serve(
     let desks =
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
-    hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
     let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
     let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
     let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
@@ -199,9 +199,10 @@ async fn serve(
 
     let mut finish = Finish {
         listener,
+        hooks,
         outputs: site.outputs.clone(),
-        relays,
         children,
+        relays,
         http,
         viewers,
         connections,
@@ -271,9 +272,10 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 /// How the server ends: actors are asked, and given time, before anything is torn down.
 struct Finish {
     listener: Addr<Listener>,
+    hooks: Addr<Hooks>,
     outputs: Addr<Outputs>,
-    relays: Addr<Relays>,
     children: Addr<Children>,
+    relays: Addr<Relays>,
     http: Running,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
@@ -302,6 +304,8 @@ impl Finish {
     /// Closes everybody and waits a moment for the last words to be read.
     async fn now(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
+        // Who waits for a hook's answer would hear nothing else until it came.
+        let _ = self.hooks.send(StopAsking).await;
         let _ = self.listener.send(CloseAll).await;
         // Publishers are gone by now, and their pushes with them; pulls are not.
         if timeout(LAST_WORDS, self.relays.send(FinishRelays)).await.is_err() {
@@ -328,6 +332,10 @@ impl Finish {
         }
         if children.is_err() {
             warn!("some children of exec did not end in time");
+        }
+        // Everybody has left by now, so everything that is owed is known.
+        if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
+            warn!("not every hook has heard what is over");
         }
     }
 }
@@ -416,3 +424,5 @@ const LAST_FILES: Duration = Duration::from_secs(3);
 
 /// How long it waits for children of exec, which are killed before that.
 const LAST_CHILDREN: Duration = Duration::from_secs(4);
+/// How long it waits for hooks to hear what is over.
+const LAST_CALLS: Duration = Duration::from_secs(3);

@@ -21,6 +21,8 @@ use tracing::{debug, info, warn};
 use super::{
     audience::{PlayerNotice, Ticket},
     children::Attendance,
+    gate::PlayWish,
+    hooks::{Debt, Expelled},
     house::{House, TlsHandshake, Venue},
     live_stream::{Incoming, Ingest, LiveStream, Medium, Replaced},
     port::Port,
@@ -103,6 +105,8 @@ struct Place {
     app: String,
     /// The way it came, where it is a relay.
     route: Route,
+    /// What hooks are owed when the connection ends.
+    _debt: Debt,
 }
 
 enum Role {
@@ -121,6 +125,8 @@ struct PublisherRole {
     /// The timer of `wakeup` is under way.
     has_patience: bool,
     _counted: Publishing,
+    /// What hooks are owed when the publish ends.
+    _debt: Debt,
 }
 
 struct PlayerRole {
@@ -129,6 +135,7 @@ struct PlayerRole {
     ticket: Ticket,
     venue: Arc<Venue>,
     _attendance: Option<Attendance>,
+    _debt: Debt,
 }
 
 struct Ending {
@@ -408,9 +415,11 @@ impl Connection {
 
     fn act(&mut self, event: ServerEvent, ctx: &mut Context<Self>) -> Flow {
         match event {
-            ServerEvent::Connect(request) => self.connect(*request, ctx),
+            ServerEvent::Connect(request) => return self.connect(*request, ctx),
             ServerEvent::Publish { msid, name, kind } => return self.publish(msid, &name, &kind, ctx),
-            ServerEvent::Play { msid, name, .. } => return self.play(msid, &name, ctx),
+            ServerEvent::Play { msid, name, start, duration, reset } => {
+                return self.play(msid, &name, PlayWish { start, duration, reset }, ctx);
+            }
             ServerEvent::Unpublish { msid } | ServerEvent::CloseStream { msid } => self.leave(msid),
             ServerEvent::Pause { msid, paused, .. } => {
                 self.output.borrow_mut().queue().pause(paused);
@@ -734,12 +743,36 @@ impl Handler<PlayerNotice> for Connection {
 impl Handler<Replaced> for Connection {
     type Result = ();
 
-    fn handle(&mut self, _: Replaced, ctx: &mut Self::Context) {
+    fn handle(&mut self, replaced: Replaced, ctx: &mut Self::Context) {
         if let Role::Publisher(role) = &self.role {
             let msid = role.msid;
-            self.session.status(msid, "error", "NetStream.Publish.BadName", "another publisher took over");
-            self.end("another publisher took over", ctx);
+            let (code, reason) = match replaced {
+                Replaced::TakenOver => ("NetStream.Publish.BadName", "another publisher took over".to_owned()),
+                Replaced::Expelled(reason) => ("NetStream.Publish.Rejected", reason),
+            };
+            self.session.status(msid, "error", code, &reason);
+            self.end(&reason, ctx);
         }
+    }
+}
+
+impl Handler<Expelled> for Connection {
+    type Result = ();
+
+    fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        match &self.role {
+            Role::Publisher(role) => {
+                let msid = role.msid;
+                self.session.status(msid, "error", "NetStream.Publish.Denied", &reason);
+            }
+            Role::Player(role) => {
+                let msid = role.msid;
+                self.session.status(msid, "error", "NetStream.Play.Failed", &reason);
+            }
+            // It has left what the hook spoke of.
+            Role::None => return,
+        }
+        self.end(&reason, ctx);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     hooks::{Ask, Debt, Hooks, Owing, Update, UpdateRule, owe},
@@ -16,7 +16,10 @@ use super::{
         notify::{self, Decision, Event, Progress},
     },
 };
-use crate::config::{HookUrl, NotifyRules, Server};
+use crate::{
+    config::{HookUrl, NotifyRules, Server},
+    media::key::{NameError, StreamKey},
+};
 
 /// Who may come in, and as what.
 #[derive(Default)]
@@ -29,6 +32,16 @@ pub struct Admitted {
     pub debt: Debt,
 }
 
+impl Admitted {
+    /// The stream that is meant, where somebody asked for this one.
+    pub fn key(&self, asked: StreamKey) -> Result<StreamKey, NameError> {
+        let Some(name) = &self.name else { return Ok(asked) };
+        // What follows a question mark is no part of a name.
+        let name = name.split('?').next().unwrap_or_default();
+        StreamKey::parse(&asked.vhost, &asked.app, name)
+    }
+}
+
 /// Who may not, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -36,6 +49,9 @@ pub struct Denied {
     pub reason: String,
     /// Where its client is to go instead.
     pub redirect: Option<String>,
+    /// A scheduler (oclp) said no, and its clients know words of their own for that: status `NetStream.Play.Forbidden`
+    /// ("Play stream Forbidden"), `NetStream.Publish.Forbidden` ("Publish stream Forbidden"), HTTP 403.
+    pub is_forbidden: bool,
 }
 
 /// What somebody who wants to play said of it.
@@ -70,25 +86,26 @@ pub fn minds_players(venue: &Venue) -> bool {
 }
 
 /// Somebody connects. `epoch_ms`: when, on the server's clock.
-pub async fn connect(
-    house: &House,
-    server: &Server,
-    facts: Arc<SessionFacts>,
-    epoch_ms: u32,
-) -> Result<Admitted, Denied> {
-    let Some(desk) = desk(house, &facts) else { return Ok(Admitted::default()) };
+pub async fn connect(house: &House, server: &Server, facts: &SessionFacts, epoch_ms: u32) -> Result<Admitted, Denied> {
+    let Some(desk) = desk(house, facts) else { return Ok(Admitted::default()) };
     let rules = &server.hooks.notify;
     let mut admitted = Admitted::default();
-    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, &facts).await {
-        Decision::Go => {}
+    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, facts).await {
         Decision::Rename(app) => admitted.name = Some(app),
         Decision::Relay(address) if rules.send_redirect => return Err(sent_away("connect", address)),
-        Decision::Relay(_) => {}
-        Decision::Refuse(reason) => return Err(Denied { reason, redirect: None }),
+        // The family knows no relay of a whole connection.
+        Decision::Go | Decision::Relay(_) => {}
+        Decision::Refuse(reason) => return Err(Denied { reason, redirect: None, is_forbidden: false }),
     }
-    let done = tell(rules, rules.disconnect.as_ref(), &Event::Disconnect, &facts).into_iter().collect();
-    admitted.debt = owe(desk, Owing { updates: Vec::new(), done });
     Ok(admitted)
+}
+
+/// What is owed to somebody's hooks from its accepted connect on.
+pub fn connected(house: &House, server: &Server, facts: &SessionFacts) -> Debt {
+    let Some(desk) = desk(house, facts) else { return Debt::default() };
+    let rules = &server.hooks.notify;
+    let done = tell(rules, rules.disconnect.as_ref(), &Event::Disconnect, facts).into_iter().collect();
+    owe(desk, Owing { updates: Vec::new(), done })
 }
 
 /// Somebody wants to publish; `kind` is `live`, `record` or `append`, as it was sent.
@@ -110,6 +127,18 @@ pub async fn play(house: &House, venue: &Venue, facts: Arc<SessionFacts>, wish: 
     let mut admitted = admit(rules, "play", decision)?;
     admitted.debt = owe(desk, owing(rules, false, &facts));
     Ok(admitted)
+}
+
+/// A hook sends a publisher on to this address as well.
+pub fn push_to(house: &House, key: &StreamKey, venue: &Arc<Venue>, address: &str) {
+    let _ = (house, venue);
+    warn!(stream = %key, address, "notify: nobody pushes streams yet");
+}
+
+/// A hook says where a stream is to be had that somebody wants to play.
+pub fn pull_from(house: &House, key: &StreamKey, venue: &Arc<Venue>, address: &str) {
+    let _ = (house, venue);
+    warn!(stream = %key, address, "notify: nobody pulls streams yet");
 }
 
 /// Nobody is asked about our own relays.
@@ -134,19 +163,18 @@ async fn ask(
 fn admit(rules: &NotifyRules, what: &str, decision: Decision) -> Result<Admitted, Denied> {
     match decision {
         Decision::Go => Ok(Admitted::default()),
-        Decision::Rename(name) if rules.send_redirect => Err(sent_away(what, name)),
         Decision::Rename(name) => Ok(Admitted { name: Some(name), ..Admitted::default() }),
         Decision::Relay(address) if rules.send_redirect => Err(sent_away(what, address)),
         Decision::Relay(address) => {
             let name = rules.relay_redirect.then(|| notify::name_of_address(&address));
             Ok(Admitted { name, relay: Some(address), ..Admitted::default() })
         }
-        Decision::Refuse(reason) => Err(Denied { reason, redirect: None }),
+        Decision::Refuse(reason) => Err(Denied { reason, redirect: None, is_forbidden: false }),
     }
 }
 
 fn sent_away(what: &str, address: String) -> Denied {
-    Denied { reason: format!("{what} was sent elsewhere by its hook"), redirect: Some(address) }
+    Denied { reason: format!("{what} was sent elsewhere by its hook"), redirect: Some(address), is_forbidden: false }
 }
 
 fn tell(rules: &NotifyRules, url: Option<&HookUrl>, event: &Event<'_>, facts: &SessionFacts) -> Option<HookCall> {

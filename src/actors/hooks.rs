@@ -1,6 +1,7 @@
 //! The hooks of the configuration: asks them, tells them, and remembers what they have not heard yet.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,19 +11,38 @@ use std::{
 
 use actix::prelude::*;
 use serde::Serialize;
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{info, warn};
 
 use super::{
     house::House,
     live_stream::StreamEvent,
     support::{
         counters::StreamCounters,
-        hook_call::{HookAnswer, HookCall, HookError},
-        notify::Progress,
+        errands::{Errand, Errands},
+        hook_call::{HookAnswer, HookCall, HookError, is_heard},
+        hook_client::HookClient,
+        notify::{self, Progress},
     },
 };
 
 pub struct Hooks {
     house: Arc<House>,
+    client: HookClient,
+    errands: Errands,
+    /// Sessions with updates, by the number of their debt.
+    watched: HashMap<u64, Watched>,
+    /// Told when everything has been heard.
+    finishing: Vec<oneshot::Sender<()>>,
+    next_look: SpawnHandle,
+}
+
+/// A session that is asked about from time to time.
+struct Watched {
+    since: Instant,
+    updates: Vec<Arc<Update>>,
+    counters: Arc<StreamCounters>,
+    expel: Box<dyn Fn(String) + Send>,
 }
 
 /// Asks a hook that decides something. It is asked once.
@@ -48,7 +68,7 @@ pub struct Owing {
 pub struct Update {
     pub every: Duration,
     pub rule: UpdateRule,
-    pub call: Box<dyn Fn(&Progress) -> HookCall + Send>,
+    pub call: Box<dyn Fn(&Progress) -> HookCall + Send + Sync>,
 }
 
 /// What the answer to an update means.
@@ -118,6 +138,29 @@ struct Owed {
     id: u64,
     desk: Addr<Hooks>,
     owing: Owing,
+    is_watched: bool,
+}
+
+/// A session with updates has begun.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Watch {
+    id: u64,
+    watched: Watched,
+}
+
+/// Nothing that is owed is still on its way here.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AnswerWhenHeard(oneshot::Sender<()>);
+
+/// A session is over: what it owes is due.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Settle {
+    /// Of a session with updates.
+    id: Option<u64>,
+    done: Vec<HookCall>,
 }
 
 /// Notes what a session owes.
@@ -126,62 +169,211 @@ pub fn owe(desk: &Addr<Hooks>, owing: Owing) -> Debt {
         return Debt::default();
     }
     let id = NEXT_DEBT.fetch_add(1, Ordering::Relaxed);
-    Debt(Some(Box::new(Owed { id, desk: desk.clone(), owing })))
+    Debt(Some(Box::new(Owed { id, desk: desk.clone(), owing, is_watched: false })))
 }
 
 impl Debt {
-    /// The session has begun: updates are due from now on.
-    pub fn begin(&mut self, counters: &Arc<StreamCounters>, to: Recipient<Expelled>) {
-        let _ = (counters, to, &self.0);
+    /// The session has begun: its updates are due from now on. `to` learns when one of them ends it.
+    pub fn begin(&mut self, counters: &Arc<StreamCounters>, to: impl FnOnce() -> Recipient<Expelled>) {
+        if self.has_updates() {
+            let to = to();
+            // Once in the life of a session.
+            self.begin_with(counters, move |reason| to.do_send(Expelled { reason }));
+        }
+    }
+
+    fn has_updates(&self) -> bool {
+        self.0.as_deref().is_some_and(|owed| !owed.owing.updates.is_empty())
+    }
+
+    /// The same for a session that is no actor.
+    pub fn begin_with(&mut self, counters: &Arc<StreamCounters>, expel: impl Fn(String) + Send + 'static) {
+        let Some(owed) = self.0.as_deref_mut().filter(|owed| !owed.owing.updates.is_empty()) else { return };
+        let updates = std::mem::take(&mut owed.owing.updates).into_iter().map(Arc::new).collect();
+        let watched =
+            Watched { since: Instant::now(), updates, counters: Arc::clone(counters), expel: Box::new(expel) };
+        owed.is_watched = true;
+        // Once for each session, and before the word of its end.
+        owed.desk.do_send(Watch { id: owed.id, watched });
     }
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        // Once for each session, and it may not get lost.
         let done = std::mem::take(&mut self.owing.done);
-        let _ = self.id;
-        for call in done {
-            self.desk.do_send(Tell(call));
-        }
+        // Once for each session, and it may not get lost.
+        self.desk.do_send(Settle { id: self.is_watched.then_some(self.id), done });
     }
 }
 
 impl Hooks {
     pub fn new(house: Arc<House>) -> Self {
-        Self { house }
+        Self {
+            house,
+            client: HookClient::default(),
+            errands: Errands::default(),
+            watched: HashMap::new(),
+            finishing: Vec::new(),
+            next_look: SpawnHandle::default(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.house.now()
+    }
+
+    fn add(&mut self, calls: Vec<HookCall>, ctx: &mut Context<Self>) {
+        let named = calls.first().map(|call| (call.event, call.endpoint().to_owned()));
+        if let (false, Some((event, hook))) = (self.errands.add(calls, self.now()), named) {
+            warn!(event, hook, "notify: too much waits to be heard; this is lost");
+        }
+        self.deliver(ctx);
+    }
+
+    /// Tells whatever may be told now, and comes back when more may.
+    fn deliver(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        while let Some(errand) = self.errands.next(now) {
+            let Some(call) = errand.call().cloned() else { continue };
+            let client = self.client.clone();
+            let told = async move { client.call(&call).await };
+            ctx.spawn(told.into_actor(self).map(move |outcome, hooks, ctx| hooks.note(errand, &outcome, ctx)));
+        }
+        ctx.cancel_future(self.next_look);
+        if let Some(due) = self.errands.due() {
+            self.next_look = ctx.run_later(due.saturating_sub(now), |hooks, ctx| hooks.deliver(ctx));
+        }
+        if self.errands.waiting() == 0 {
+            for finished in self.finishing.drain(..) {
+                // Who asked may have stopped waiting.
+                let _ = finished.send(());
+            }
+        }
+    }
+
+    fn note(&mut self, errand: Errand, outcome: &Result<HookAnswer, HookError>, ctx: &mut Context<Self>) {
+        if is_heard(outcome) {
+            self.errands.heard(errand);
+        } else {
+            let (event, hook) = errand.call().map(|call| (call.event, call.endpoint().to_owned())).unwrap_or_default();
+            let why = match outcome {
+                Ok(answer) => answer.status.to_string(),
+                Err(error) => error.to_string(),
+            };
+            let kept = self.errands.not_heard(errand, self.now(), rand::random());
+            warn!(event, hook, why, kept, "notify: not heard");
+        }
+        self.deliver(ctx);
+    }
+
+    fn update_later(&self, id: u64, update: Arc<Update>, ctx: &mut Context<Self>) {
+        ctx.run_later(update.every, move |hooks, ctx| hooks.update(id, update, ctx));
+    }
+
+    /// Asks about a session, and again later unless that ends it.
+    fn update(&self, id: u64, update: Arc<Update>, ctx: &mut Context<Self>) {
+        let Some(watched) = self.watched.get(&id) else { return };
+        let progress = Progress {
+            seconds: watched.since.elapsed().as_secs(),
+            timestamp_ms: watched.counters.clock_ms.load(Ordering::Relaxed),
+        };
+        let (client, call) = (self.client.clone(), (update.call)(&progress));
+        let asked = async move { client.ask(&call).await };
+        ctx.spawn(asked.into_actor(self).map(move |answer, hooks, ctx| {
+            let why = match update.rule {
+                UpdateRule::Ignored => None,
+                UpdateRule::Lenient => notify::ends(false, &answer),
+                UpdateRule::Strict => notify::ends(true, &answer),
+            };
+            match why {
+                None => hooks.update_later(id, update, ctx),
+                Some(reason) => {
+                    if let Some(watched) = hooks.watched.remove(&id) {
+                        info!(reason, "notify: a session is ended");
+                        (watched.expel)(reason);
+                    }
+                }
+            }
+        }));
     }
 }
 
 impl Actor for Hooks {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // What asks is bounded behind this, and counted there.
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(SWEEP, |hooks, _| hooks.house.guests.expire(hooks.now()));
+    }
 }
 
 impl Handler<Ask> for Hooks {
     type Result = ResponseFuture<Result<HookAnswer, HookError>>;
 
-    fn handle(&mut self, Ask(_): Ask, _: &mut Self::Context) -> Self::Result {
-        Box::pin(async { Err(HookError::Ending) })
+    fn handle(&mut self, Ask(call): Ask, _: &mut Self::Context) -> Self::Result {
+        let client = self.client.clone();
+        Box::pin(async move { client.ask(&call).await })
     }
 }
 
 impl Handler<Tell> for Hooks {
     type Result = ();
 
-    fn handle(&mut self, Tell(_): Tell, _: &mut Self::Context) {}
+    fn handle(&mut self, Tell(call): Tell, ctx: &mut Self::Context) {
+        self.add(vec![call], ctx);
+    }
+}
+
+impl Handler<Watch> for Hooks {
+    type Result = ();
+
+    fn handle(&mut self, Watch { id, watched }: Watch, ctx: &mut Self::Context) {
+        for update in &watched.updates {
+            self.update_later(id, Arc::clone(update), ctx);
+        }
+        self.watched.insert(id, watched);
+    }
+}
+
+impl Handler<Settle> for Hooks {
+    type Result = ();
+
+    fn handle(&mut self, Settle { id, done }: Settle, ctx: &mut Self::Context) {
+        if let Some(id) = id {
+            self.watched.remove(&id);
+        }
+        self.add(done, ctx);
+    }
 }
 
 impl Handler<StopAsking> for Hooks {
     type Result = ();
 
-    fn handle(&mut self, _: StopAsking, _: &mut Self::Context) {}
+    fn handle(&mut self, _: StopAsking, _: &mut Self::Context) {
+        self.client.stop_asking();
+    }
 }
 
 impl Handler<FinishHooks> for Hooks {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, _: FinishHooks, _: &mut Self::Context) -> Self::Result {
-        Box::pin(async {})
+    fn handle(&mut self, _: FinishHooks, ctx: &mut Self::Context) -> Self::Result {
+        // Those who leave now say so in messages of their own: the end comes behind them.
+        self.house.guests.clear();
+        let (finished, all_heard) = oneshot::channel();
+        ctx.address().do_send(AnswerWhenHeard(finished));
+        Box::pin(async { drop(all_heard.await) })
+    }
+}
+
+impl Handler<AnswerWhenHeard> for Hooks {
+    type Result = ();
+
+    fn handle(&mut self, AnswerWhenHeard(finished): AnswerWhenHeard, ctx: &mut Self::Context) {
+        self.finishing.push(finished);
+        self.errands.hurry(self.now());
+        self.deliver(ctx);
     }
 }
 
@@ -189,16 +381,35 @@ impl Handler<ListHooks> for Hooks {
     type Result = HookStatus;
 
     fn handle(&mut self, _: ListHooks, _: &mut Self::Context) -> Self::Result {
-        HookStatus::default()
+        let mut endpoints: BTreeMap<String, EndpointStatus> = BTreeMap::new();
+        for (endpoint, calls) in self.client.calls() {
+            let status = endpoints.entry(endpoint).or_default();
+            (status.asked, status.failed, status.last_error) = (calls.asked, calls.failed, calls.last_error);
+        }
+        for (endpoint, tally) in self.errands.tallies() {
+            let status = endpoints.entry(endpoint.to_owned()).or_default();
+            (status.waiting, status.delivered, status.lost) = (tally.waiting, tally.delivered, tally.lost);
+        }
+        let endpoints = endpoints.into_iter().map(|(endpoint, status)| EndpointStatus { endpoint, ..status });
+        HookStatus {
+            asking: self.client.waiting(),
+            updating: self.watched.len(),
+            crowded: self.client.crowded(),
+            endpoints: endpoints.collect(),
+        }
     }
 }
 
 impl Handler<StreamEvent> for Hooks {
     type Result = ();
 
-    fn handle(&mut self, _: StreamEvent, _: &mut Self::Context) {
-        let _ = &self.house;
-    }
+    fn handle(&mut self, _: StreamEvent, _: &mut Self::Context) {}
 }
 
 static NEXT_DEBT: AtomicU64 = AtomicU64::new(1);
+
+/// How often viewers that left without a word are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Messages that may wait while the arbiter is busy.
+const MAILBOX: usize = 1024;

@@ -18,8 +18,8 @@ use super::{
     relays::Relays,
     router::Router,
     support::{
-        census::Census, deadlines::Times, directory::Directory, disk::Disk, route::NodeId, shelf::Shelf,
-        viewers::Viewers,
+        census::Census, deadlines::Times, directory::Directory, disk::Disk, guests::Guests, route::NodeId,
+        shelf::Shelf, viewers::Viewers,
     },
 };
 use crate::{
@@ -38,6 +38,8 @@ pub struct House {
     pub census: Census,
     pub directory: Directory,
     pub viewers: Viewers,
+    /// Viewers of segments that hooks were asked about.
+    pub guests: Guests,
     /// Outputs made of segments that are in memory.
     pub shelf: Shelf,
     pub disk: Disk,
@@ -78,6 +80,7 @@ impl House {
             census,
             directory,
             viewers: Viewers::default(),
+            guests: Guests::default(),
             shelf: Shelf::default(),
             disk: Disk::default(),
             limits,
@@ -217,7 +220,7 @@ impl Floor {
 
 /// Whether streams of this application may come from elsewhere.
 fn is_fetched(application: &Application) -> bool {
-    !application.relays.pulls.is_empty() || application.exec.pulls()
+    !application.relays.pulls.is_empty() || application.oclp.pull.is_some() || application.exec.pulls()
 }
 
 fn session_config(server: &Server, limits: &Limits) -> SessionConfig {

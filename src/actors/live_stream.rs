@@ -85,6 +85,11 @@ pub struct Publish {
     pub to: Recipient<Replaced>,
 }
 
+/// Would [`Publish`] be refused at this moment? Nothing is taken and nobody is kept waiting.
+#[derive(Message)]
+#[rtype(result = "Result<(), NameInUse>")]
+pub struct LookWhetherFree(pub Arc<SessionFacts>);
+
 /// The right to send [`Ingest`]: it names the publisher in each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publication {
@@ -99,10 +104,22 @@ pub struct NameInUse {
     pub silent_ms: u64,
 }
 
-/// To a publisher whose place was taken.
+/// To a publisher that has lost its place.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub enum Replaced {
+    /// Somebody else has it.
+    TakenOver,
+    /// It may not publish, after all.
+    Expelled(String),
+}
+
+/// The publisher that is there is to go.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Replaced;
+pub struct Expel {
+    pub reason: String,
+}
 
 /// What the publisher sent and what travels together, in its order.
 #[derive(Message)]
@@ -285,6 +302,7 @@ impl LiveStream {
 
     fn take_media(&mut self, message: Incoming, now: Duration) -> Option<Packet> {
         let video = message.medium == Medium::Video;
+        self.counters.clock_ms.store(message.time, Ordering::Relaxed);
         match tag::read(video, message.body) {
             Ok(Reading::Frame(frame)) => {
                 self.describe(&frame);
@@ -440,20 +458,36 @@ impl Handler<Publish> for LiveStream {
     }
 }
 
+impl Handler<LookWhetherFree> for LiveStream {
+    type Result = Result<(), NameInUse>;
+
+    fn handle(&mut self, LookWhetherFree(newcomer): LookWhetherFree, _: &mut Self::Context) -> Self::Result {
+        self.in_use(&newcomer, self.now())
+    }
+}
+
 impl LiveStream {
+    /// Who has the stream, where somebody has whose place this newcomer may not take.
+    fn in_use(&self, newcomer: &SessionFacts, now: Duration) -> Result<(), NameInUse> {
+        match &self.publisher {
+            Some(publisher) if publisher.facts.id != newcomer.id && !self.may_replace(publisher, newcomer, now) => {
+                let silent_ms = now.saturating_sub(publisher.last_media).as_millis() as u64;
+                Err(NameInUse { by: publisher.facts.address, silent_ms })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the stream to this publisher, or says who has it.
     fn claim(&mut self, asked: &Publish, ctx: &Context<Self>) -> Result<Publication, NameInUse> {
         let now = self.now();
+        self.in_use(&asked.facts, now)?;
         if let Some(publisher) = &self.publisher {
             if publisher.facts.id != asked.facts.id {
-                if !self.may_replace(publisher, &asked.facts, now) {
-                    let silent_ms = now.saturating_sub(publisher.last_media).as_millis() as u64;
-                    return Err(NameInUse { by: publisher.facts.address, silent_ms });
-                }
                 let (old, new) = (PeerName(&publisher.facts.address), PeerName(&asked.facts.address));
                 warn!(stream = %self.key, %old, %new, "publisher replaced");
                 // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
-                let _ = publisher.to.try_send(Replaced);
+                let _ = publisher.to.try_send(Replaced::TakenOver);
             }
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
@@ -567,6 +601,17 @@ impl Handler<AwaitPublisher> for LiveStream {
     }
 }
 
+impl Handler<Expel> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, Expel { reason }: Expel, _: &mut Self::Context) {
+        if let Some(publisher) = &self.publisher {
+            // Once in the life of a publisher, and it leaves by itself then.
+            publisher.to.do_send(Replaced::Expelled(reason));
+        }
+    }
+}
+
 impl Handler<TurnAway> for LiveStream {
     type Result = ();
 
@@ -607,7 +652,7 @@ pub fn gop_limits(live: &Live) -> GopLimits {
 const JUMP_LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a refusal waits for the end of the publisher that is there.
-const REFUSAL_WAITS: Duration = Duration::from_millis(100);
+pub const REFUSAL_WAITS: Duration = Duration::from_millis(100);
 
 /// Newcomers that wait like this; more are refused at once.
 const MAX_NEWCOMERS: usize = 8;

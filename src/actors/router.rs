@@ -68,6 +68,8 @@ impl Opened {
 pub enum Purpose {
     Publish,
     Play,
+    /// As `Play`, of a stream that is on its way here: who asks for it may wait.
+    PlayFetched,
 }
 
 /// Why there is no stream to be had.
@@ -96,7 +98,7 @@ impl Router {
         let publishing = self.directory.publishing();
         let counted = match purpose {
             Purpose::Publish => publishing,
-            Purpose::Play => self.names.len().saturating_sub(publishing),
+            Purpose::Play | Purpose::PlayFetched => self.names.len().saturating_sub(publishing),
         };
         counted >= self.limits.max_live_streams as usize
     }
@@ -133,7 +135,9 @@ impl Handler<OpenStream> for Router {
             Some(Opened { stream, counters })
         });
         let publishing = living.as_ref().is_some_and(|opened| opened.counters.publishing.load(Ordering::Relaxed));
-        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !asked.rules.is_fetched && !publishing {
+        let awaited = living.as_ref().is_some_and(|opened| opened.counters.awaited.load(Ordering::Relaxed));
+        let may_wait = asked.rules.live.idle_streams || asked.rules.is_fetched || awaited;
+        if asked.purpose == Purpose::Play && !may_wait && !publishing {
             return Err(NoStream::NotFound);
         }
         match living {

@@ -288,19 +288,12 @@ lost in this release: proxy_pass
 
     #[test]
     fn the_documents_lose_only_what_is_not_built() {
-        for (name, lost) in [
-            ("document_a.conf", "notify_method on_publish"),
-            ("document_c.conf", "rtmp_stat rtmp_stat_stylesheet"),
-            (
-                "document_d.conf",
-                "oclp_proc oclp_publish oclp_play oclp_stream oclp_meta_once oclp_meta_type oclp_pull oclp_meta",
-            ),
-        ] {
-            let report = of_fixture(name);
-            assert_eq!(report.exit_code(), 1, "{report}");
-            assert!(report.to_string().ends_with(&format!("lost in this release: {lost}\n")), "{report}");
-            assert!(report.remarks.is_empty(), "{report}");
+        let report = of_fixture("document_c.conf");
+        assert_eq!(report.exit_code(), 1, "{report}");
+        assert!(report.to_string().ends_with("lost in this release: rtmp_stat rtmp_stat_stylesheet\n"), "{report}");
+        assert!(report.remarks.is_empty(), "{report}");
+        for name in ["document_a.conf", "document_b.conf", "document_d.conf"] {
+            assert_eq!(of_fixture(name).exit_code(), 0);
         }
-        assert_eq!(of_fixture("document_b.conf").exit_code(), 0);
     }
 }

@@ -739,32 +739,38 @@ static RELAY: &[Row] = &[
     own("push_timeout", MSA, Time, "10s", "a push whose far end takes nothing for so long is opened anew"),
 ];
 
-// What decides who may come in must not go missing unseen.
-const ASKS_CONNECT: Verdict = NotYet("no hook is called in this release, so nobody is refused by it");
-const ASKS_PUBLISH: Verdict =
-    NotYet("no hook is called in this release, so everybody may publish; `publish_key` and `deny` work");
-const ASKS_PLAY: Verdict = NotYet("no hook is called in this release, so everybody may play; `deny` works");
-const HOOKS: Verdict = NotYet("no hook is called in this release");
+const ASKED: Verdict = Better("asked before anything happens, over https too; who is refused is told so");
+const ASKED_OF_ALL: Verdict =
+    Better("as on_publish; viewers over HTTP are asked about too, those of HLS and DASH once each");
+const HEARD: Verdict = Better("told exactly once, also at shutdown, and again until it is heard");
+const RECORDED: Verdict = NotYet("nothing is recorded: recording comes in a later release, and this with it");
 
 static NOTIFY: &[Row] = &[
-    row("on_connect", "ASWP", MS, Hook, "", ASKS_CONNECT).last(),
-    row("on_disconnect", "AW", MS, Hook, "", HOOKS).last(),
-    row("on_publish", "ASWP", MSA, Hook, "", ASKS_PUBLISH).last(),
-    row("on_play", "ASWP", MSA, Hook, "", ASKS_PLAY).last(),
-    row("on_publish_done", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("on_play_done", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("on_done", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("on_record_done", "ASW", MSAR, Hook, "", HOOKS).last(),
-    row("on_record_started", "S", MSAR, Hook, "", HOOKS).last(),
-    row("on_playlist", "S", MSA, Hook, "", HOOKS).last(),
-    row("on_update", "ASW", MSA, Hook, "", HOOKS).last(),
-    row("notify_method", "ASW", MSA, Method, "post", HOOKS).last(),
-    row("notify_update_timeout", "ASW", MSA, Time, "30s", HOOKS),
-    row("notify_update_strict", "ASW", MSA, Flag, "off", HOOKS),
-    row("notify_relay_redirect", "ASW", MSA, Flag, "off", HOOKS),
-    row("notify_send_redirect", "S", MSA, Flag, "off", HOOKS),
-    row("notify_no_resolve", "W", MSA, Flag, "on", HOOKS),
-    row("netcall_timeout", "ASW", MS, Time, "10s", HOOKS),
+    row("on_connect", "ASWP", MS, Hook, "", ASKED).last(),
+    row("on_disconnect", "AW", MS, Hook, "", HEARD).last(),
+    row("on_publish", "ASWP", MSA, Hook, "", ASKED).last(),
+    row("on_play", "ASWP", MSA, Hook, "", ASKED_OF_ALL).last(),
+    row("on_publish_done", "ASW", MSA, Hook, "", HEARD).last(),
+    row("on_play_done", "ASW", MSA, Hook, "", HEARD).last(),
+    row("on_done", "ASW", MSA, Hook, "", HEARD).last(),
+    row("on_record_done", "ASW", MSAR, Hook, "", RECORDED).last(),
+    row("on_record_started", "S", MSAR, Hook, "", RECORDED).last(),
+    row("on_playlist", "S", MSA, Hook, "", Works).last(),
+    row("on_update", "ASW", MSA, Hook, "", Works).last(),
+    row("notify_method", "ASW", MSA, Method, "post", Better("`get` keeps the query of the url")).last(),
+    row("notify_update_timeout", "ASW", MSA, Time, "30s", Works),
+    row("notify_update_strict", "ASW", MSA, Flag, "off", Works),
+    row("notify_relay_redirect", "ASW", MSA, Flag, "off", Works),
+    row("notify_send_redirect", "S", MSA, Flag, "off", Works),
+    row(
+        "notify_no_resolve",
+        "W",
+        MSA,
+        Flag,
+        "on",
+        NoEffect("names are resolved whenever they are used, and what they lead to is checked"),
+    ),
+    row("netcall_timeout", "ASW", MS, Time, "10s", Better("holds for a whole call, however slowly it is answered")),
     own("notify_format", MSA, OneOf(&["form", "json"]), "form", "what the family sends; `json` is always a POST"),
     own("hook_secret", MSA, Text, "", "set: calls carry X-Livemill-Timestamp and X-Livemill-Signature"),
     row("netcall_buffer", "ASW", MS, Size, "1024", NoEffect("answers are read whole, up to 64k")),
@@ -968,28 +974,71 @@ static HTTP_ROWS: &[Row] = &[
     row("sys_stat", "XP", LOCATION, Words(0, 1), "", STATISTICS_LATER),
 ];
 
-const OCLP_LATER: Verdict = NotYet("no callback is made in this release");
+const OCLP_ASKED: Verdict = Better("asked without holding up any media, at most 64 at a time; `https` too");
+const TOLD: Verdict = Better("told in the order of events, and `done` again until it is heard");
+const RECORDS_LATER: Verdict = NotYet("there are no recordings in this release");
 
 static OCLP: &[Row] = &[
-    row("oclp_proc", "XP", M, Hook, "", OCLP_LATER),
-    row("on_proc", "P", M, Hook, "", OCLP_LATER),
-    row("on_master", "P", M, Hook, "", OCLP_LATER),
+    row("oclp_proc", "XP", M, Hook, "", Works).because("once a process: `worker_id` is 0"),
+    row("on_proc", "P", M, Hook, "", Works).because("the same as oclp_proc"),
+    row("on_master", "P", M, Hook, "", Works).because("once a process, with `call=init_master`"),
     row("oclp_connect", "XP", S, Hook, "", NoEffect("X and P parse it and never call it")),
-    row("oclp_play", "XP", A, Hook, "", ASKS_PLAY),
-    row("oclp_publish", "XP", A, Hook, "", ASKS_PUBLISH),
-    row("oclp_stream", "XP", A, Hook, "", OCLP_LATER),
-    row("on_stream", "P", A, Hook, "", OCLP_LATER),
-    row("oclp_pull", "XP", A, Hook, "", OCLP_LATER),
-    row("on_pull", "P", A, Hook, "", OCLP_LATER),
-    row("oclp_push", "XP", A, Hook, "", OCLP_LATER).many_here(),
-    row("on_push", "P", A, Hook, "", OCLP_LATER).many_here(),
-    row("oclp_meta", "XP", A, Hook, "", OCLP_LATER).many_here(),
-    row("on_meta", "P", A, Hook, "", OCLP_LATER).many_here(),
-    row("oclp_record", "XP", A, Hook, "", OCLP_LATER),
-    row("on_record", "P", A, Hook, "", OCLP_LATER),
-    row("oclp_meta_type", "XP", MSA, OneOf(&["video", "audio", "both"]), "video", OCLP_LATER),
-    row("oclp_meta_once", "XP", MSA, Flag, "on", OCLP_LATER),
-    row("ignore_invalid_notify", "P", MSA, Flag, "off", OCLP_LATER),
+    row("oclp_play", "XP", A, Hook, "", OCLP_ASKED).because("lets players in when nobody answers, as X does"),
+    row("oclp_publish", "XP", A, Hook, "", OCLP_ASKED).because("lets publishers in when nobody answers, as X does"),
+    row("oclp_stream", "XP", A, Hook, "", TOLD),
+    row("on_stream", "P", A, Hook, "", TOLD).because("the same as oclp_stream, with `clientid`"),
+    row("oclp_pull", "XP", A, Hook, "", OCLP_ASKED).because("asked again at each attempt to reconnect"),
+    row("on_pull", "P", A, Hook, "", OCLP_ASKED).because("the same as oclp_pull, with `clientid`"),
+    row("oclp_push", "XP", A, Hook, "", OCLP_ASKED).because("8 at the most").many_here(),
+    row("on_push", "P", A, Hook, "", OCLP_ASKED).because("the same as oclp_push, with `clientid`").many_here(),
+    row("oclp_meta", "XP", A, Hook, "", OCLP_ASKED)
+        .because("8 at the most; not asked where there is an oclp_push")
+        .many_here(),
+    row("on_meta", "P", A, Hook, "", OCLP_ASKED).because("the same as oclp_meta, with `clientid`").many_here(),
+    row("oclp_record", "XP", A, Hook, "", RECORDS_LATER),
+    row("on_record", "P", A, Hook, "", RECORDS_LATER),
+    row("oclp_meta_type", "XP", MSA, OneOf(&["video", "audio", "both"]), "video", Works),
+    row("oclp_meta_once", "XP", MSA, Flag, "on", Works),
+    row("ignore_invalid_notify", "P", MSA, Flag, "off", Works)
+        .because("for callbacks that are spelled `on_…`; those spelled `oclp_…` always let in"),
+    own(
+        "hook_targets",
+        MSA,
+        Special(1, 255, "`any` | address | network …"),
+        "",
+        "a hook names no target nearer than itself: a public one public addresses, a private one no loopback",
+    ),
+    own(
+        "scheduler",
+        A,
+        Special(1, 2, "`on` | `off` [`origin=`URL]"),
+        "off",
+        "on: streams published here are in the directory that an http location with `scheduler` answers from",
+    ),
+    own("scheduler", LOCATION, Words(0, 0), "", "answers the oclp calls of all nodes; guard it with allow and deny"),
+    own(
+        "scheduler_update",
+        LOCATION,
+        Time,
+        "60s",
+        "as often as nodes say `act=update`; three missed ones and a stream is gone",
+    ),
+    own(
+        "scheduler_push",
+        LOCATION,
+        Special(1, 4, "URL [`groupid=`ID] [`app=`NAME] [`name=`NAME]"),
+        "",
+        "what `oclp_push` and `oclp_meta` are sent to; the first that fits",
+    )
+    .many_here(),
+    own("scheduler_secret", LOCATION, Text, "", "calls must be signed with it, see hook_secret"),
+    own(
+        "scheduler_domains",
+        LOCATION,
+        Flag,
+        "off",
+        "players come to the edge's domain and publishers to the origin's; on: the same name on two domains is two streams",
+    ),
 ];
 
 const ONE_PROCESS: Verdict =

@@ -88,7 +88,9 @@ impl HookUrl {
     /// Reads an address as it is written in a file; a scheme may be missing.
     pub fn parse(text: &str) -> Option<Self> {
         let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let url = reqwest::Url::parse(&whole).ok()?;
+        // The parser of browsers is lenient with slashes.
+        let (_, rest) = whole.split_once("://")?;
+        let url = reqwest::Url::parse(&whole).ok().filter(|_| !rest.starts_with(['/', '?']))?;
         let is_ours = matches!(url.scheme(), "http" | "https")
             && url.host_str().is_some_and(|host| !host.is_empty())
             && url.username().is_empty()

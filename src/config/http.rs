@@ -9,6 +9,7 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use super::hosts::{self, VirtualHost};
+use super::oclp::Scheduler;
 use super::template::Template;
 use super::{Access, AccessLog, Endpoint, Listen, ListenAddress, ServerName, TlsFiles};
 
@@ -88,6 +89,8 @@ pub enum Handler {
         audio: bool,
         video: bool,
     },
+    /// `scheduler`: the calls of a cluster.
+    Scheduler(Arc<Scheduler>),
     /// Known and not built: named by the directive.
     NotBuilt(&'static str),
     /// Work of the real nginx: named by the directive.

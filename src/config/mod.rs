@@ -12,8 +12,8 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
-//! - [`oclp`]: the callbacks of a cluster.
 //! - [`hooks`]: who is asked and told over HTTP.
+//! - [`oclp`]: the callbacks of a cluster.
 //! - [`exec`]: commands that are run beside streams.
 //! - [`outputs`]: what becomes of a stream for those who watch over HTTP.
 //! - [`relays`]: where streams are pushed to and pulled from.
@@ -67,6 +67,8 @@ pub struct Config {
     pub servers: Vec<Arc<Server>>,
     /// Every `log_format`, and `combined` first.
     pub log_formats: Vec<Arc<LogFormat>>,
+    /// What is told once when the process has started.
+    pub oclp_starts: Vec<oclp::OclpStart>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
     /// Every `exec_static`, wherever it stands, and how its child is kept.
@@ -431,6 +433,8 @@ pub struct Application {
     pub relays: Arc<Relays>,
     /// What is run beside its streams.
     pub exec: Exec,
+    /// What a scheduler is asked and told of them.
+    pub oclp: Arc<OclpRules>,
 }
 
 impl Application {
@@ -639,6 +643,7 @@ impl Config {
             hooks: Arc::default(),
             relays: Arc::default(),
             exec: Exec::default(),
+            oclp: Arc::default(),
         };
         let server = Server {
             index: 0,
@@ -653,6 +658,7 @@ impl Config {
         };
         Self {
             process: Process::default(),
+            oclp_starts: Vec::new(),
             limits: Limits::default(),
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],

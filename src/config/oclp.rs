@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::template::Template;
+
 /// What one application asks and tells a scheduler.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OclpRules {
@@ -14,13 +16,15 @@ pub struct OclpRules {
     pub pull: Option<Arc<OclpRule>>,
     /// At most [`MAX_RULES`].
     pub push: Vec<Arc<OclpRule>>,
-    /// Asked when the codecs are known. Pushes win: where there are any, these are not asked.
+    /// Asked when the codecs are known. Pushes win: where there are any, these are empty.
     pub meta: Vec<Arc<OclpRule>>,
     pub meta_type: MetaType,
-    /// Asked at the first codec header only, and not at each that follows.
-    pub meta_once: bool,
+    /// Asked at each codec header, and not at the first one only.
+    pub meta_repeats: bool,
     /// What hooks of this application may name as a target.
     pub targets: HookTargets,
+    /// Its streams are in the directory of the scheduler that runs here.
+    pub in_scheduler: Option<LocalOrigin>,
 }
 
 /// One callback.
@@ -28,8 +32,8 @@ pub struct OclpRules {
 pub struct OclpRule {
     /// Whole, with its scheme and perhaps a query.
     pub url: String,
-    /// Appended to each query. May hold `$variables`.
-    pub args: String,
+    /// Appended to each query.
+    pub args: Template,
     pub groupid: String,
     /// Which stages are told beside `start`.
     pub tells_update: bool,
@@ -40,6 +44,15 @@ pub struct OclpRule {
     pub failure_allows: bool,
     /// PingOS says `clientid` as well.
     pub says_clientid: bool,
+}
+
+/// A callback at the start of the process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OclpStart {
+    pub url: String,
+    /// `init_process` or `init_master`.
+    pub call: &'static str,
+    pub timeout: Duration,
 }
 
 /// Which codec header sets off `oclp_meta`.
@@ -59,6 +72,36 @@ pub enum HookTargets {
     NoNearer,
     Any,
     Listed(Arc<[IpNet]>),
+}
+
+/// `scheduler on`: where others find the streams of this application.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalOrigin {
+    /// `origin=URL`; None: at the host they ask the scheduler at, on this port.
+    pub url: Option<String>,
+    pub port: u16,
+}
+
+/// What a location with `scheduler` answers by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduler {
+    /// How often a node tells of a stream where it does not say itself.
+    pub update: Duration,
+    pub pushes: Vec<PushRule>,
+    /// Calls must be signed with this.
+    pub secret: Option<Arc<str>>,
+    /// The same name on two domains is two streams.
+    pub by_domain: bool,
+}
+
+/// One `scheduler_push`: what is published is pushed there too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushRule {
+    pub url: String,
+    /// Empty: whatever the node says.
+    pub groupid: String,
+    pub app: String,
+    pub name: String,
 }
 
 impl OclpRules {

@@ -1,7 +1,7 @@
 //! How a connection comes to publish or play: names become a stream, rules are asked, and then the router and the stream.
 //!
-//! The order is fixed: is it live, address rules, key, name, counts, and last the stream's word on whether the name is
-//! free. Nothing has happened yet when any of them refuses.
+//! The order is fixed: is it live, address rules, key, name, counts, a look whether the name is free, the hooks of the
+//! configuration, and last the stream's word on whether the name is free. Nothing has happened yet when any of them refuses.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -17,8 +17,10 @@ use crate::{
     actors::{
         audience::{self, Seat},
         children::Attendance,
-        house::Venue,
-        live_stream::{NameInUse, Publish},
+        gate::{self, Admitted, Denied, PlayWish},
+        hooks::Debt,
+        house::{House, Venue},
+        live_stream::{LookWhetherFree, NameInUse, Publish, REFUSAL_WAITS},
         router::{NoStream, OpenStream, Opened, Purpose},
         support::{
             census::{Crowded, Publishing},
@@ -29,7 +31,7 @@ use crate::{
             wakeup::Wakeup,
         },
     },
-    config::{Action, Application, Live},
+    config::{Action, Application, Live, Server},
     media::key::{NameError, StreamKey},
     protocol::rtmp::{
         chunk::WireStyle,
@@ -58,6 +60,8 @@ pub(super) enum Refused {
     NoStream(#[from] NoStream),
     #[error("{0}")]
     InUse(#[from] NameInUse),
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error("the server is ending")]
     Ending,
 }
@@ -69,8 +73,15 @@ struct Wanted {
     key: Result<StreamKey, NameError>,
 }
 
+/// Somebody who was let in, and to which stream.
+struct Entry {
+    key: StreamKey,
+    opened: Opened,
+    admitted: Admitted,
+}
+
 impl Connection {
-    pub(super) fn connect(&mut self, request: ConnectRequest, ctx: &mut Context<Self>) {
+    pub(super) fn connect(&mut self, request: ConnectRequest, ctx: &mut Context<Self>) -> Flow {
         let now = self.now();
         let host = url::resolve(&request.tc_url, &request.app, "").host;
         let local = self.record.local.map(|local| local.ip());
@@ -100,17 +111,69 @@ impl Connection {
             Ok(route) => route,
             Err(bad) => {
                 self.session.reject_connect("NetConnection.Connect.Rejected", &bad.to_string());
-                return self.end(&format!("connect: {bad}"), ctx);
+                self.end(&format!("connect: {bad}"), ctx);
+                return Flow::Go;
             }
         };
-        let venue = self.house.venue(&server, app).or_else(|| self.house.venue(&server, &target.app));
+        if !gate::minds_connections(&server) {
+            self.enter_application(server, request.app, &target.app, route, ctx);
+            return Flow::Go;
+        }
+        let (_, connect_args) = url::split_app(&request.app);
+        let facts = SessionFacts::of(&self.record, connect_args, &route);
+        let (house, epoch_ms) = (Arc::clone(&self.house), self.opened.as_millis() as u32);
+        let asked = {
+            let server = Arc::clone(&server);
+            async move { gate::connect(&house, &server, &facts, epoch_ms).await }
+        };
+        ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
+            match answer {
+                Ok(admitted) => {
+                    let (app, resolved) = match admitted.name {
+                        Some(name) => (name.clone(), name),
+                        None => (request.app, target.app),
+                    };
+                    connection.enter_application(server, app, &resolved, route, ctx);
+                }
+                Err(denied) => {
+                    let code = "NetConnection.Connect.Rejected";
+                    match &denied.redirect {
+                        Some(to) => connection.session.redirect_connect(code, &denied.reason, to),
+                        None => connection.session.reject_connect(code, &denied.reason),
+                    }
+                    connection.end(&format!("connect: {denied}"), ctx);
+                }
+            }
+            connection.go_on(ctx);
+        }));
+        Flow::Wait
+    }
+
+    /// Whoever was let in is shown where it wanted to go. `app` is as `connect` said it, query and all; `resolved` is what
+    /// that means here.
+    fn enter_application(
+        &mut self,
+        server: Arc<Server>,
+        app: String,
+        resolved: &str,
+        route: Route,
+        ctx: &mut Context<Self>,
+    ) {
+        let (name, connect_args) = url::split_app(&app);
+        let venue = self.house.venue(&server, name).or_else(|| self.house.venue(&server, resolved));
         let Some(venue) = venue else {
-            self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{app}\""));
-            return self.end(&format!("connect: application not found: '{app}'"), ctx);
+            self.session.reject_connect("NetConnection.Connect.InvalidApp", &format!("no application \"{name}\""));
+            return self.end(&format!("connect: application not found: '{name}'"), ctx);
+        };
+        resolved.clone_into(&mut self.record.app);
+        let debt = if gate::minds_connections(&server) {
+            gate::connected(&self.house, &server, &SessionFacts::of(&self.record, connect_args, &route))
+        } else {
+            Debt::default()
         };
         self.times = Arc::clone(&venue.times);
-        self.deadlines.enter(Stage::Command, now);
-        self.place = Some(Box::new(Place { server, venue, app: request.app, route }));
+        self.deadlines.enter(Stage::Command, self.now());
+        self.place = Some(Box::new(Place { server, venue, app, route, _debt: debt }));
         let read_on = self.session.accept_connect();
         self.read_on(read_on, ctx);
     }
@@ -124,11 +187,10 @@ impl Connection {
         info!(connection = self.id, client = self.client(), app, name, kind, "publish");
         match self.may_publish(&wanted) {
             Ok((key, counted)) => {
-                let venue = wanted.venue;
-                let asked = self.ask_to_publish(key.clone(), &venue, ctx);
+                let asked = self.ask_to_publish(key, Arc::clone(&wanted.venue), kind, ctx);
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
-                        Ok(opened) => connection.begin_publishing(msid, key, opened, &venue, counted, ctx),
+                        Ok(entry) => connection.begin_publishing(msid, entry, &wanted.venue, counted, ctx),
                         Err(refused) => connection.refuse_publish(msid, &refused, ctx),
                     }
                     connection.go_on(ctx);
@@ -142,7 +204,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn play(&mut self, msid: u32, name: &str, ctx: &mut Context<Self>) -> Flow {
+    pub(super) fn play(&mut self, msid: u32, name: &str, wish: PlayWish, ctx: &mut Context<Self>) -> Flow {
         if self.is_occupied() {
             return self.turn_down(msid, "NetStream.Play.Failed", ctx);
         }
@@ -151,11 +213,10 @@ impl Connection {
         info!(connection = self.id, client = self.client(), app, name, "play");
         match self.may_play(&wanted) {
             Ok(key) => {
-                let venue = wanted.venue;
-                let open = self.open_stream(key.clone(), &venue, Purpose::Play);
-                ctx.wait(open.into_actor(self).map(move |answer, connection, ctx| {
+                let asked = self.ask_to_play(key, Arc::clone(&wanted.venue), wish);
+                ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
-                        Ok(opened) => connection.begin_playing(msid, key, &opened, &venue, ctx),
+                        Ok(entry) => connection.begin_playing(msid, entry, &wanted.venue, ctx),
                         Err(refused) => connection.refuse_play(msid, &refused, ctx),
                     }
                     connection.go_on(ctx);
@@ -231,32 +292,29 @@ impl Connection {
         Ok(())
     }
 
-    fn open_stream(
-        &self,
-        key: StreamKey,
-        venue: &Venue,
-        purpose: Purpose,
-    ) -> impl Future<Output = Result<Opened, Refused>> + 'static {
-        let router = self.house.router.clone();
-        let open = OpenStream { key, rules: Arc::clone(&venue.rules), purpose, home: Arbiter::current() };
-        async move { router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from) }
-    }
-
+    /// Asks whoever has a say in who publishes, and then the stream.
     fn ask_to_publish(
         &self,
-        key: StreamKey,
-        venue: &Venue,
+        mut key: StreamKey,
+        venue: Arc<Venue>,
+        kind: &str,
         ctx: &mut Context<Self>,
-    ) -> impl Future<Output = Result<Opened, Refused>> + 'static {
-        let mut tries: Vec<_> =
-            (0..STREAM_TRIES).map(|_| self.open_stream(key.clone(), venue, Purpose::Publish)).collect();
-        let facts = Arc::new(self.facts());
-        let to = ctx.address();
+    ) -> impl Future<Output = Result<Entry, Refused>> + 'static {
+        let (house, facts, to) = (Arc::clone(&self.house), Arc::new(self.facts()), ctx.address());
+        // Copied only for somebody who asks for it.
+        let kind = gate::minds_publishers(&venue).then(|| kind.to_owned());
         async move {
-            while let Some(open) = tries.pop() {
-                let opened = open.await?;
-                match opened.stream.send(Publish { facts: Arc::clone(&facts), to: to.clone().recipient() }).await {
-                    Ok(answer) => return answer.map(|_| opened).map_err(Refused::from),
+            let mut admitted = Admitted::default();
+            if let Some(kind) = kind {
+                look_whether_free(&house, &key, &facts).await?;
+                admitted = gate::publish(&house, &venue, Arc::clone(&facts), &kind).await?;
+                key = admitted.key(key)?;
+            }
+            for _ in 0..STREAM_TRIES {
+                let opened = open_stream(&house, &key, &venue, Purpose::Publish).await?;
+                let publish = Publish { facts: Arc::clone(&facts), to: to.clone().recipient() };
+                match opened.stream.send(publish).await {
+                    Ok(answer) => return answer.map(|_| Entry { key, opened, admitted }).map_err(Refused::from),
                     // Everybody had left the stream, and it ended between the router's answer and our message.
                     Err(_) => continue,
                 }
@@ -265,16 +323,49 @@ impl Connection {
         }
     }
 
+    /// Asks whoever has a say in who plays, and then for the stream.
+    fn ask_to_play(
+        &self,
+        mut key: StreamKey,
+        venue: Arc<Venue>,
+        wish: PlayWish,
+    ) -> impl Future<Output = Result<Entry, Refused>> + 'static {
+        let house = Arc::clone(&self.house);
+        let facts = gate::minds_players(&venue).then(|| Arc::new(self.facts()));
+        async move {
+            let mut admitted = Admitted::default();
+            if let Some(facts) = facts {
+                admitted = gate::play(&house, &venue, facts, wish).await?;
+                key = admitted.key(key)?;
+            }
+            let mut purpose = Purpose::Play;
+            if let Some(address) = &admitted.relay {
+                gate::pull_from(&house, &key, &venue, address);
+                purpose = Purpose::PlayFetched;
+            }
+            let opened = open_stream(&house, &key, &venue, purpose).await?;
+            Ok(Entry { key, opened, admitted })
+        }
+    }
+
     fn begin_publishing(
         &mut self,
         msid: u32,
-        key: StreamKey,
-        opened: Opened,
-        venue: &Venue,
+        entry: Entry,
+        venue: &Arc<Venue>,
         counted: Publishing,
         ctx: &mut Context<Self>,
     ) {
         let now = self.now();
+        let Entry { key, opened, admitted } = entry;
+        let mut debt = admitted.debt;
+        debt.begin(&opened.counters, || ctx.address().recipient());
+        if let Some(address) = &admitted.relay {
+            gate::push_to(&self.house, &key, venue, address);
+        }
+        if admitted.name.is_some() {
+            self.record.name = key.name.to_string();
+        }
         info!(connection = self.id, client = self.client(), stream = %key, "publishing");
         self.times = Arc::clone(&venue.times);
         self.deadlines.enter(Stage::Publishing, now);
@@ -289,20 +380,20 @@ impl Connection {
             wakeup: Wakeup::new(if waits { venue.gather.audio_hold } else { Duration::ZERO }),
             has_patience: false,
             _counted: counted,
+            _debt: debt,
         }));
         let read_on = self.session.accept_publish(msid);
         self.read_on(read_on, ctx);
     }
 
-    fn begin_playing(
-        &mut self,
-        msid: u32,
-        key: StreamKey,
-        opened: &Opened,
-        venue: &Arc<Venue>,
-        ctx: &mut Context<Self>,
-    ) {
+    fn begin_playing(&mut self, msid: u32, entry: Entry, venue: &Arc<Venue>, ctx: &mut Context<Self>) {
         let now = self.now();
+        let Entry { key, opened, admitted } = entry;
+        let mut debt = admitted.debt;
+        debt.begin(&opened.counters, || ctx.address().recipient());
+        if admitted.name.is_some() {
+            self.record.name = key.name.to_string();
+        }
         info!(connection = self.id, client = self.client(), stream = %key, "playing");
         let live = &venue.application.live_options;
         let start = PlayStart { stream_begin: true, reset: true, publish_notify: false, start: !live.play_restart };
@@ -327,7 +418,8 @@ impl Connection {
         let ticket = audience::join(&opened.source(), seat);
         let attendance = Attendance::begin(&self.house, venue, &key, || self.facts());
         let venue = Arc::clone(venue);
-        self.role = Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance }));
+        self.role =
+            Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance, _debt: debt }));
         self.read_on(read_on, ctx);
     }
 
@@ -354,10 +446,19 @@ impl Connection {
     fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
         let code = match refused {
             Refused::InUse(_) | Refused::Name(_) => "NetStream.Publish.BadName",
-            Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) => "NetStream.Publish.Denied",
+            Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) | Refused::Denied(_) => {
+                "NetStream.Publish.Denied"
+            }
             Refused::Crowded(_) | Refused::NoStream(_) | Refused::Ending => "NetStream.Publish.Rejected",
         };
-        self.session.refuse_publish(msid, code, &refused.to_string());
+        match refused {
+            Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            // Word for word as X says it, and at its level.
+            Refused::Denied(Denied { is_forbidden: true, .. }) => {
+                self.session.status(msid, "status", "NetStream.Publish.Forbidden", "Publish stream Forbidden");
+            }
+            _ => self.session.refuse_publish(msid, code, &refused.to_string()),
+        }
         self.end(&format!("publish: {refused}"), ctx);
     }
 
@@ -366,9 +467,33 @@ impl Connection {
             Refused::NoStream(NoStream::NotFound) | Refused::Name(_) => "NetStream.Play.StreamNotFound",
             _ => "NetStream.Play.Failed",
         };
-        self.session.refuse_play(msid, code, &refused.to_string());
+        match refused {
+            Refused::Denied(Denied { reason, redirect: Some(to), .. }) => self.session.redirect(msid, code, reason, to),
+            Refused::Denied(Denied { is_forbidden: true, .. }) => {
+                self.session.status(msid, "status", "NetStream.Play.Forbidden", "Play stream Forbidden");
+            }
+            _ => self.session.refuse_play(msid, code, &refused.to_string()),
+        }
         self.end(&format!("play: {refused}"), ctx);
     }
+}
+
+async fn open_stream(house: &House, key: &StreamKey, venue: &Venue, purpose: Purpose) -> Result<Opened, Refused> {
+    let open = OpenStream { key: key.clone(), rules: Arc::clone(&venue.rules), purpose, home: Arbiter::current() };
+    house.router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from)
+}
+
+/// No hook is asked about a name that somebody has. One who is just leaving has a moment for it.
+async fn look_whether_free(house: &House, key: &StreamKey, facts: &Arc<SessionFacts>) -> Result<(), Refused> {
+    let look = async || match house.directory.find(key).and_then(|entry| entry.stream.upgrade()) {
+        Some(stream) => stream.send(LookWhetherFree(Arc::clone(facts))).await.unwrap_or(Ok(())),
+        None => Ok(()),
+    };
+    if look().await.is_err() {
+        tokio::time::sleep(REFUSAL_WAITS).await;
+        look().await?;
+    }
+    Ok(())
 }
 
 fn has(applications: &[Arc<Application>], name: &str) -> bool {

@@ -13,6 +13,8 @@ pub struct StreamCounters {
     /// Tells this stream from another one of the same name before or after it.
     pub id: u64,
     pub publishing: AtomicBool,
+    /// A hook said where it comes from: who asks for it may wait for it.
+    pub awaited: AtomicBool,
     pub players: Players,
     pub bytes_in: AtomicU64,
     pub packets_in: AtomicU64,
@@ -21,6 +23,8 @@ pub struct StreamCounters {
     pub other_tracks: AtomicU64,
     /// Batches that found a subscriber's mailbox full.
     pub missed_deliveries: AtomicU64,
+    /// The publisher's clock, as its last message of media said it.
+    pub clock_ms: AtomicU32,
     /// How often the publisher's clock jumped.
     pub jumps: AtomicU64,
     /// Written when a publisher comes or goes and when a configuration changes, never with a frame.

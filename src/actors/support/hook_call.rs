@@ -1,6 +1,6 @@
 //! One call of a hook, as a value: what is sent, how it is signed, and what came back.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -35,6 +35,8 @@ pub struct HookAnswer {
     pub location: Option<String>,
     /// The header `Domain`, under the same bounds.
     pub domain: Option<String>,
+    /// Who answered: nothing nearer may be named in `location` (see `targets`).
+    pub peer: Option<IpAddr>,
 }
 
 /// Why there is no answer.

@@ -52,10 +52,10 @@ pub(super) fn check(directive: &Directive) -> Result<(), Problem> {
 }
 
 /// The lines of a block, in their order; `exec_options` holds for those below it.
-fn read_block<'a>(
-    block: &'a [Directive],
+fn read_block(
+    block: &[Directive],
     wanted: impl Fn(ExecEvent) -> bool,
-) -> impl Iterator<Item = Result<(&'a Directive, Read), Problem>> {
+) -> impl Iterator<Item = Result<(&Directive, Read), Problem>> {
     let mut has_options = false;
     block.iter().filter_map(move |directive| {
         let first = directive.args.first().map_or("", |word| word.text.as_str());

@@ -13,7 +13,7 @@ use super::{
     Types,
 };
 use crate::config::access::{Rule, parse_network};
-use crate::config::build::{Paths, Scope, is_elsewhere};
+use crate::config::build::{Paths, Scope, is_elsewhere, oclp};
 use crate::config::diagnose::{Problem, nearest};
 use crate::config::directives::Contexts;
 use crate::config::hosts::{self, Written};
@@ -36,6 +36,7 @@ pub fn check(directive: &Directive, context: Contexts, resolve: Resolve) -> Resu
         ("try_files", _) => try_files(directive).map(drop),
         ("keepalive_timeout", _) => keepalive(directive).map(drop),
         ("flv_live", _) => flv_live(directive).map(drop),
+        ("scheduler_push", _) => oclp::push_rule(directive).map(drop),
         ("gzip_disable", _) => gzip_disable(directive).map(drop),
         ("root" | "alias" | "index", _) => {
             directive.args.iter().try_for_each(|word| template(directive, word).map(drop))
@@ -546,6 +547,7 @@ fn handler(scope: &Scope<'_>, pattern: &Pattern) -> Result<Handler, Problem> {
             "hls2_live" => return Ok(Handler::NotBuilt("hls2_live")),
             "player" => return Ok(Handler::Player),
             "flv_live" => return flv_live(directive),
+            "scheduler" => return oclp::scheduler(scope).map(|scheduler| Handler::Scheduler(Arc::new(scheduler))),
             _ if name.ends_with("_pass") || name.starts_with("content_by_lua") || name == "js_content" => {
                 return Ok(Handler::Elsewhere(name.to_owned()));
             }

@@ -292,6 +292,7 @@ impl Course<'_> {
             Handler::Files => self.file().await,
             Handler::Player => self.watch(&location).await,
             Handler::FlvByQuery | Handler::FlvByPath { .. } => self.flv(&location).await,
+            Handler::Scheduler(_) => self.short(501, "\"scheduler\" is not built yet"),
             Handler::NotBuilt(name) => self.short(501, &format!("\"{name}\" comes in a later release of livemill")),
             Handler::Elsewhere(name) => {
                 self.short(502, &format!("\"{name}\" is not livemill's work: keep nginx in front for it"))

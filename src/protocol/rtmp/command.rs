@@ -71,6 +71,16 @@ pub fn status(level: &str, code: &str, description: &str) -> Value {
     ])
 }
 
+/// A refusal that says where to go instead, as Flash media servers send it.
+pub fn redirection(code: &str, description: &str, to: &str) -> Value {
+    Value::Object(vec![
+        ("level".into(), "error".into()),
+        ("code".into(), code.into()),
+        ("description".into(), description.into()),
+        ("ex".into(), Value::Object(vec![("code".into(), 302.0.into()), ("redirect".into(), to.into())])),
+    ])
+}
+
 /// What a data message (type 18 or 15) is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataMessage {

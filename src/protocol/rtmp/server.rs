@@ -272,6 +272,21 @@ impl ServerSession {
         self.close();
     }
 
+    /// The same, and says where to go instead.
+    pub fn redirect_connect(&mut self, code: &str, description: &str, to: &str) {
+        if let Phase::Asking { transaction, .. } = self.phase {
+            self.reply("_error", transaction, Value::Null, &[command::redirection(code, description, to)]);
+        }
+        self.close();
+    }
+
+    /// Answers a `Publish` or `Play` with another place to go to. The session is over.
+    pub fn redirect(&mut self, msid: u32, code: &str, description: &str, to: &str) {
+        let body = command::encode("onStatus", 0, Value::Null, &[command::redirection(code, description, to)]);
+        self.transport.send(csid::STATUS, kind::COMMAND, msid, &body);
+        self.close();
+    }
+
     /// Answers a `Publish`, and reads on. Nothing happens if the stream was closed in the meantime.
     pub fn accept_publish(&mut self, msid: u32) -> Result<(), SessionError> {
         if !self.answer(msid, StreamState::PublishAsked, StreamState::Publishing) {
