@@ -250,7 +250,9 @@ impl Children {
     }
 
     fn wanted(&mut self, id: u64, key: StreamKey, ctx: &mut Context<Self>) {
-        self.stream(id, key.clone()).wish = Wish::Now;
+        if std::mem::replace(&mut self.stream(id, key.clone()).wish, Wish::Now) == Wish::Now {
+            return; // somebody else wants it, too
+        }
         self.want(ExecEvent::Pull, id, &key, None, ctx);
     }
 
