@@ -2,7 +2,7 @@
 //!
 //! Nothing has happened yet when a hook is asked; only the session that asks waits for the answer.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use actix::prelude::*;
 use tracing::{info, warn};
@@ -11,11 +11,13 @@ use super::{
     hooks::{Ask, Debt, Hooks, Owing, Update, UpdateRule, owe},
     house::{House, Venue},
     oclp,
+    relays::{PullFrom, PushTo},
     support::{
         facts::SessionFacts,
         hook_call::{HookCall, HookError},
         notify::{self, Decision, Event, Progress},
         oclp_call,
+        targets::{Target, Trust},
     },
 };
 use crate::{
@@ -28,10 +30,18 @@ use crate::{
 pub struct Admitted {
     /// Another name than was asked for: of the application at connect, else of the stream.
     pub name: Option<String>,
-    /// An address to push to or to pull from, as the hook said it: nobody has looked at it yet.
-    pub relay: Option<String>,
+    /// Where to push to or to pull from.
+    pub relay: Option<Redirection>,
     /// What is owed from now on.
     pub debt: Debt,
+}
+
+/// An address as a hook said it: nobody has looked at it yet.
+#[derive(Clone, Debug)]
+pub struct Redirection {
+    pub address: String,
+    /// Where that hook is.
+    pub named_by: Option<IpAddr>,
 }
 
 impl Admitted {
@@ -94,7 +104,7 @@ pub async fn connect(house: &House, server: &Server, facts: &SessionFacts, epoch
     let Some(desk) = desk(house, facts) else { return Ok(Admitted::default()) };
     let rules = &server.hooks.notify;
     let mut admitted = Admitted::default();
-    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, facts).await {
+    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, facts).await.0 {
         Decision::Rename(app) => admitted.name = Some(app),
         Decision::Relay(address) if rules.send_redirect => return Err(sent_away("connect", address)),
         // The family knows no relay of a whole connection.
@@ -154,16 +164,29 @@ async fn admit_to_cluster(
     Ok(())
 }
 
-/// A hook sends a publisher on to this address as well.
-pub fn push_to(house: &House, key: &StreamKey, venue: &Arc<Venue>, address: &str) {
-    let _ = (house, venue);
-    warn!(stream = %key, address, "notify: nobody pushes streams yet");
+/// A hook sends this publisher on to an address as well.
+pub fn push_to(house: &House, key: &StreamKey, venue: &Venue, to: &Redirection, session: u64) {
+    let (Some(desk), Some((target, trust))) = (&house.desks.relays, named(key, venue, to)) else { return };
+    // Once in the life of a publisher.
+    desk.do_send(PushTo { key: key.clone(), session, targets: vec![target], trust });
 }
 
 /// A hook says where a stream is to be had that somebody wants to play.
-pub fn pull_from(house: &House, key: &StreamKey, venue: &Arc<Venue>, address: &str) {
-    let _ = (house, venue);
-    warn!(stream = %key, address, "notify: nobody pulls streams yet");
+pub fn pull_from(house: &House, key: &StreamKey, venue: &Venue, from: &Redirection) {
+    let (Some(desk), Some((target, trust))) = (&house.desks.relays, named(key, venue, from)) else { return };
+    // Once in the life of a player.
+    desk.do_send(PullFrom { key: key.clone(), targets: vec![target], trust });
+}
+
+/// What a hook named, and how far it may be followed.
+fn named(key: &StreamKey, venue: &Venue, to: &Redirection) -> Option<(Target, Trust)> {
+    match Target::parse(&to.address) {
+        Ok(target) => Some((target, Trust::named_by(to.named_by, &venue.application.oclp.targets))),
+        Err(error) => {
+            warn!(stream = %key, address = to.address, %error, "notify: a redirection that cannot be followed");
+            None
+        }
+    }
 }
 
 /// Nobody is asked about our own relays.
@@ -171,28 +194,34 @@ fn desk<'a>(house: &'a House, facts: &SessionFacts) -> Option<&'a Addr<Hooks>> {
     house.desks.hooks.as_ref().filter(|_| !facts.is_relay)
 }
 
+/// What a hook says, and where it is.
 async fn ask(
     desk: &Addr<Hooks>,
     rules: &NotifyRules,
     url: Option<&HookUrl>,
     event: &Event<'_>,
     facts: &SessionFacts,
-) -> Decision {
-    let Some(call) = tell(rules, url, event, facts) else { return Decision::Go };
+) -> (Decision, Option<IpAddr>) {
+    let Some(call) = tell(rules, url, event, facts) else { return (Decision::Go, None) };
     let answer = desk.send(Ask(call.clone())).await.unwrap_or(Err(HookError::Ending));
+    let peer = answer.as_ref().ok().and_then(|answer| answer.peer);
     let decision = notify::decide(&call, answer);
     info!(connection = facts.id, event = call.event, hook = call.endpoint(), ?decision, "notify");
-    decision
+    (decision, peer)
 }
 
-fn admit(rules: &NotifyRules, what: &str, decision: Decision) -> Result<Admitted, Denied> {
+fn admit(
+    rules: &NotifyRules,
+    what: &str,
+    (decision, named_by): (Decision, Option<IpAddr>),
+) -> Result<Admitted, Denied> {
     match decision {
         Decision::Go => Ok(Admitted::default()),
         Decision::Rename(name) => Ok(Admitted { name: Some(name), ..Admitted::default() }),
         Decision::Relay(address) if rules.send_redirect => Err(sent_away(what, address)),
         Decision::Relay(address) => {
             let name = rules.relay_redirect.then(|| notify::name_of_address(&address));
-            Ok(Admitted { name, relay: Some(address), ..Admitted::default() })
+            Ok(Admitted { name, relay: Some(Redirection { address, named_by }), ..Admitted::default() })
         }
         Decision::Refuse(reason) => Err(Denied { reason, redirect: None, is_forbidden: false }),
     }

@@ -104,10 +104,22 @@ pub struct NameInUse {
     pub silent_ms: u64,
 }
 
-/// To a publisher whose place was taken.
+/// To a publisher that has lost its place.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub enum Replaced {
+    /// Somebody else has it.
+    TakenOver,
+    /// It may not publish, after all.
+    Expelled(String),
+}
+
+/// The publisher that is there is to go.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Replaced;
+pub struct Expel {
+    pub reason: String,
+}
 
 /// What the publisher sent and what travels together, in its order.
 #[derive(Message)]
@@ -475,7 +487,7 @@ impl LiveStream {
                 let (old, new) = (PeerName(&publisher.facts.address), PeerName(&asked.facts.address));
                 warn!(stream = %self.key, %old, %new, "publisher replaced");
                 // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
-                let _ = publisher.to.try_send(Replaced);
+                let _ = publisher.to.try_send(Replaced::TakenOver);
             }
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
@@ -584,6 +596,17 @@ impl Handler<AwaitPublisher> for LiveStream {
             // Who comes now waits for what comes then.
             publisher.active = false;
             self.cache.clear();
+        }
+    }
+}
+
+impl Handler<Expel> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, Expel { reason }: Expel, _: &mut Self::Context) {
+        if let Some(publisher) = &self.publisher {
+            // Once in the life of a publisher, and it leaves by itself then.
+            publisher.to.do_send(Replaced::Expelled(reason));
         }
     }
 }

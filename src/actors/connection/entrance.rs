@@ -361,7 +361,7 @@ impl Connection {
         let mut debt = admitted.debt;
         debt.begin(&opened.counters, || ctx.address().recipient());
         if let Some(address) = &admitted.relay {
-            gate::push_to(&self.house, &key, venue, address);
+            gate::push_to(&self.house, &key, venue, address, self.id);
         }
         if admitted.name.is_some() {
             self.record.name = key.name.to_string();
