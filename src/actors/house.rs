@@ -136,6 +136,11 @@ impl House {
         })
     }
 
+    /// Those of all servers.
+    pub fn applications(&self) -> impl Iterator<Item = &Application> {
+        self.floors.iter().flat_map(|floor| &floor.venues).map(|venue| &*venue.application)
+    }
+
     /// What sessions with this server have in common.
     pub fn session_config(&self, server: &Server) -> Arc<SessionConfig> {
         self.floors.get(server.index).map(|floor| Arc::clone(&floor.session)).unwrap_or_default()

@@ -22,6 +22,8 @@
 //! | `LiveStream` | `Deliver` | `HlsMuxer`, `CmafMuxer` | what a subscriber is told |
 //! | `support::disk` | `Reported` | `HlsMuxer`, `CmafMuxer` | a file lies on the disk, or is lost |
 //! | `Feed`, a muxer that writes files | `Exited` | `Outputs` | the feed is gone, however it went |
+//! | `Connection`, `Viewer` | `PlayBegan`, `PlayEnded` | `Children` | a command is to be run for each player |
+//! | `server` | `FinishChildren` | `Children` | the process is about to end |
 //! | `Oclp` | `Ask`, `Tell` | `Hooks` | a stream began, is over |
 //! | `server` | `FinishOclp` | `Oclp` | the process is about to end |
 //! | whoever ends viewers | `Dismiss` | `Viewer` | go |

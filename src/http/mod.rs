@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub mod address;
+mod admission;
 pub mod hls;
 pub mod live;
 pub mod nginx;
