@@ -19,13 +19,14 @@ pub mod hang_up;
 pub mod hook_call;
 pub mod hook_client;
 pub mod intake;
+pub mod kept;
 pub mod lifetime;
 pub mod link;
 pub mod notify;
 pub mod oclp_call;
 pub mod outbox;
 pub mod output;
-pub mod post;
+
 pub mod relay_plan;
 pub mod relay_status;
 pub mod restart;
