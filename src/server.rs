@@ -23,6 +23,7 @@ use crate::{
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
+        oclp::{FinishOclp, Oclp},
         outputs::{FinishOutputs, Outputs},
         port::Port,
         relays::{FinishRelays, Relays},
@@ -164,9 +165,11 @@ async fn serve(
     // Each of the two knows the other.
     let outputs = Context::<Outputs>::new();
     let (hooks, relays, children) = (Context::<Hooks>::new(), Context::<Relays>::new(), Context::<Children>::new());
+    let oclp = Context::<Oclp>::new();
     let events = StreamEvents::to([
         outputs.address().recipient(),
         hooks.address().recipient(),
+        oclp.address().recipient(),
         relays.address().recipient(),
         children.address().recipient(),
     ]);
@@ -177,6 +180,7 @@ async fn serve(
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
     let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let oclp = oclp.run(Oclp::new(std::sync::Arc::clone(&house), &config.oclp_starts));
     let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
     let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
     let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
@@ -200,6 +204,7 @@ async fn serve(
     let mut finish = Finish {
         listener,
         hooks,
+        oclp,
         outputs: site.outputs.clone(),
         children,
         relays,
@@ -273,6 +278,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 struct Finish {
     listener: Addr<Listener>,
     hooks: Addr<Hooks>,
+    oclp: Addr<Oclp>,
     outputs: Addr<Outputs>,
     children: Addr<Children>,
     relays: Addr<Relays>,
@@ -334,6 +340,7 @@ impl Finish {
             warn!("some children of exec did not end in time");
         }
         // Everybody has left by now, so everything that is owed is known.
+        let _ = self.oclp.send(FinishOclp).await;
         if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
             warn!("not every hook has heard what is over");
         }

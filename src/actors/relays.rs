@@ -47,6 +47,8 @@ pub struct Relays {
     relays: HashMap<u64, Known>,
     /// What hooks named for sessions that are about to publish.
     named: Vec<(Instant, PushTo)>,
+    /// What they named for streams that somebody is about to play.
+    sources: Vec<(Instant, PullFrom)>,
     /// Answered once there is no relay left.
     finishing: Option<Vec<oneshot::Sender<()>>>,
 }
@@ -70,8 +72,6 @@ pub struct PullFrom {
     pub key: StreamKey,
     pub targets: Vec<Target>,
     pub trust: Trust,
-    /// The way of who wants to play.
-    pub route: Route,
 }
 
 /// What relays there are.
@@ -99,8 +99,6 @@ struct Watched {
     pushes: Vec<u64>,
     /// Where a hook said it is to be pulled from.
     named: Option<Vec<Goal>>,
-    /// The way of who made that hook speak.
-    asked_by: Route,
     /// A scheduler said that there is nothing, or no need: until it is wanted anew.
     is_refused: bool,
 }
@@ -151,6 +149,7 @@ impl Relays {
             streams: HashMap::new(),
             relays: HashMap::new(),
             named: Vec::new(),
+            sources: Vec::new(),
             finishing: None,
         }
     }
@@ -183,7 +182,6 @@ impl Relays {
                 pull: None,
                 pushes: Vec::new(),
                 named: None,
-                asked_by: Route::default(),
                 is_refused: false,
             },
         );
@@ -237,7 +235,12 @@ impl Relays {
     }
 
     fn pull(&mut self, key: &StreamKey, is_static: bool, ctx: &mut Context<Self>) {
-        let Some(watched) = self.streams.get(key) else { return };
+        let named = self.sources.extract_if(.., |(_, asked)| asked.key == *key).last();
+        let Some(watched) = self.streams.get_mut(key) else { return };
+        if let Some((_, PullFrom { targets, trust, .. })) = named {
+            let goal = |target| Goal::There(Box::new(Leg::to(target, key)), trust.clone());
+            watched.named = Some(targets.into_iter().take(MAX_NAMED).map(goal).collect());
+        }
         let rules = &watched.venue.application.relays;
         let application = &watched.venue.application;
         let goals = match (&watched.named, &application.oclp.pull) {
@@ -258,7 +261,7 @@ impl Relays {
         };
         let ceiling = if is_static { rules.static_pull_ceiling } else { rules.pull_ceiling };
         let back_off = (rules.first_retry, ceiling);
-        let route = watched.wanted.as_ref().unwrap_or(&watched.asked_by).clone();
+        let route = watched.wanted.clone().unwrap_or_default();
         let id = self.start(Direction::Pull, key, goals, &route, back_off, ctx);
         if let Some(watched) = self.streams.get_mut(key) {
             watched.pull = id;
@@ -284,46 +287,22 @@ impl Relays {
         keys.into_iter().for_each(|key| self.open_one(key, ctx));
     }
 
+    /// Makes a stream that is always pulled.
     fn open_one(&mut self, key: StreamKey, ctx: &mut Context<Self>) {
-        ctx.spawn(self.make(&key).map(move |opened, relays: &mut Self, ctx| match opened {
-            Ok(opened) => relays.pull_opened(&key, &opened, None, ctx),
+        let Some(venue) = self.house.venue_of(&key) else { return };
+        let (rules, home) = (Arc::clone(&venue.rules), self.home());
+        let open = OpenStream { key: key.clone(), rules, purpose: Purpose::Publish, home };
+        let opened = self.house.router.send(open).into_actor(self);
+        ctx.spawn(opened.map(move |opened, relays, ctx| match opened.unwrap_or(Err(NoStream::NotFound)) {
+            Ok(opened) => {
+                relays.watch(&key, &opened, ctx);
+                relays.settle(&key, ctx);
+            }
             Err(error) => {
                 warn!(stream = %key, %error, "a static pull has no stream");
                 ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open_one(key, ctx));
             }
         }));
-    }
-
-    /// Makes a stream that is to be pulled.
-    fn make(&mut self, key: &StreamKey) -> impl ActorFuture<Self, Output = Result<Opened, NoStream>> + 'static {
-        let (router, home) = (self.house.router.clone(), self.home());
-        let rules = self.house.venue_of(key).map(|venue| Arc::clone(&venue.rules));
-        let key = key.clone();
-        let opened = async move {
-            let rules = rules.ok_or(NoStream::NotFound)?;
-            router
-                .send(OpenStream { key, rules, purpose: Purpose::Publish, home })
-                .await
-                .unwrap_or(Err(NoStream::NotFound))
-        };
-        opened.into_actor(self)
-    }
-
-    /// Pulls a stream that was made for it: for who asked for it, from where that says.
-    fn pull_opened(&mut self, key: &StreamKey, opened: &Opened, asked: Option<PullFrom>, ctx: &mut Context<Self>) {
-        if !self.watch(key, opened, ctx) {
-            return;
-        }
-        if let (Some(asked), Some(watched)) = (asked, self.streams.get_mut(key)) {
-            let goal = |target| Goal::There(Box::new(Leg::to(target, key)), asked.trust.clone());
-            watched.named = Some(asked.targets.into_iter().take(MAX_NAMED).map(goal).collect());
-            watched.is_refused = false;
-            watched.asked_by = asked.route;
-            // Who asked for it may wait for it, also where nobody else may.
-            watched.counters.awaited.store(true, Ordering::Relaxed);
-            self.keep(key, ctx);
-        }
-        self.settle(key, ctx);
     }
 
     /// Nobody watches, for now: the pull goes on for a while.
@@ -789,16 +768,19 @@ impl Handler<PushTo> for Relays {
 }
 
 impl Handler<PullFrom> for Relays {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = ();
 
-    fn handle(&mut self, asked: PullFrom, _: &mut Self::Context) -> Self::Result {
-        Box::pin(self.make(&asked.key).map(move |opened, relays: &mut Self, ctx| {
-            let key = asked.key.clone();
-            match opened {
-                Ok(opened) => relays.pull_opened(&key, &opened, Some(asked), ctx),
-                Err(error) => warn!(stream = %key, %error, "a pull has no stream"),
-            }
-        }))
+    fn handle(&mut self, asked: PullFrom, ctx: &mut Self::Context) {
+        let key = asked.key.clone();
+        let now = Instant::now();
+        self.sources.retain(|(until, known)| now < *until && known.key != key);
+        if self.sources.len() < MAX_WAITING {
+            self.sources.push((now + NAMED_WAITS, asked));
+        }
+        // Others may wait for it already; else it is pulled as soon as the one who asked does.
+        if self.streams.get(&key).is_some_and(|watched| watched.wanted.is_some()) {
+            self.settle(&key, ctx);
+        }
     }
 }
 

@@ -135,9 +135,7 @@ impl Handler<OpenStream> for Router {
             Some(Opened { stream, counters })
         });
         let publishing = living.as_ref().is_some_and(|opened| opened.counters.publishing.load(Ordering::Relaxed));
-        let awaited = living.as_ref().is_some_and(|opened| opened.counters.awaited.load(Ordering::Relaxed));
-        let may_wait = asked.rules.live.idle_streams || asked.rules.is_fetched || awaited;
-        if asked.purpose == Purpose::Play && !may_wait && !publishing {
+        if asked.purpose == Purpose::Play && !asked.rules.live.idle_streams && !asked.rules.is_fetched && !publishing {
             return Err(NoStream::NotFound);
         }
         match living {

@@ -13,6 +13,7 @@ use tracing::info;
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
     children::Attendance,
+    hooks::{Debt, Expelled},
     house::{House, Venue},
     source::Source,
     support::{
@@ -48,6 +49,8 @@ pub struct Viewer {
     record: Box<SessionRecord>,
     _attendance: Option<Attendance>,
     _entered: Entered,
+    /// What hooks are owed when it leaves.
+    _debts: Vec<Debt>,
 }
 
 /// Somebody who may watch, and what.
@@ -64,6 +67,7 @@ pub struct Visit {
     pub route: Route,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
+    pub debts: Vec<Debt>,
 }
 
 /// The answer's end of a viewer. The viewer is gone once this is dropped.
@@ -89,7 +93,7 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, route, hang_up } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, route, hang_up, mut debts } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
@@ -105,6 +109,9 @@ impl Viewer {
             let attendance = Attendance::begin(&house, &venue, &key, facts);
             let mut seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
             seat.route = route;
+            for debt in &mut debts {
+                debt.begin(&source.counters, || ctx.address().recipient());
+            }
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
@@ -121,6 +128,7 @@ impl Viewer {
                 record: Box::new(record),
                 _attendance: attendance,
                 _entered: entered,
+                _debts: debts,
                 house,
                 venue,
                 key,
@@ -256,6 +264,15 @@ impl Handler<Dismiss> for Viewer {
     }
 }
 
+impl Handler<Expelled> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        self.finish(&reason);
+        ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
 /// How long a viewer that was sent away has to read the end of its answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -363,6 +380,7 @@ mod tests {
                 record: SessionRecord::default(),
                 route: Route::default(),
                 hang_up,
+                debts: Vec::new(),
             })
         }
 

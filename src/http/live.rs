@@ -26,11 +26,12 @@ use tokio::time::timeout;
 use super::{
     METHODS, MediaRequest, Site,
     address::{Endless, Wanted},
-    host_name, method_not_allowed,
+    admission, host_name, method_not_allowed,
     wire::Caller,
 };
 use crate::{
     actors::{
+        house::Venue,
         outputs::{Endlessly, OpenOutput, OutputHandle, OutputKind},
         router::{NoStream, OpenStream, Purpose},
         source::Source,
@@ -85,8 +86,7 @@ async fn watch(
         Method::OPTIONS => return preflight(),
         _ => return method_not_allowed(),
     }
-    let application = &asked.venue.application;
-    if !application.live || !application.outputs.http.has(output(format)) {
+    if !offers(&asked.venue, format) {
         return refuse(StatusCode::NOT_FOUND, "not offered");
     }
     let Some(tracks) = asked_tracks(request.query_string(), offered) else {
@@ -97,12 +97,28 @@ async fn watch(
         Err(bad @ BadRoute::Unreadable) => return refuse(StatusCode::BAD_REQUEST, &bad.to_string()),
         Err(bad) => return refuse(StatusCode::LOOP_DETECTED, &bad.to_string()),
     };
+    let mut meant = None;
+    let (mut debts, mut is_fetched) = (Vec::new(), false);
+    if admission::is_needed(asked) && *request.method() == Method::GET {
+        match admission::watch(site, asked, protocol(format, wants_websocket(request)), request).await {
+            Ok(watcher) if offers(&watcher.venue, format) => {
+                let (server, peer, wanted) = (Arc::clone(&asked.server), asked.peer, Wanted::Endless(format));
+                meant = Some(MediaRequest { key: watcher.key, venue: watcher.venue, server, peer, wanted });
+                (debts, is_fetched) = (watcher.debts, watcher.is_fetched);
+            }
+            Ok(_) => return refuse(StatusCode::NOT_FOUND, "not offered"),
+            Err(denied) => return refuse(StatusCode::FORBIDDEN, &denied.to_string()),
+        }
+    }
+    let asked = meant.as_ref().unwrap_or(asked);
+    let application = &asked.venue.application;
     let is_live = site.house.directory.find(&asked.key).is_some_and(|entry| {
         let counters = &entry.counters;
         counters.publishing.load(Ordering::Relaxed)
     });
     // Said here as well as by the router, so that a crowd at the wrong address stays at the door.
-    if !is_live && !application.live_options.idle_streams && !asked.venue.rules.is_fetched {
+    is_fetched |= asked.venue.rules.is_fetched;
+    if !is_live && !application.live_options.idle_streams && !is_fetched {
         return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string());
     }
     if *request.method() == Method::HEAD {
@@ -114,7 +130,7 @@ async fn watch(
         Ok(upgrade) => upgrade,
         Err(fault) => return HttpResponse::from(actix_http::Response::<BoxBody>::from(fault)),
     };
-    let source = match open(site, asked, format).await {
+    let source = match open(site, asked, format, is_fetched).await {
         Ok(source) => source,
         Err(NoStream::NotFound) => return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string()),
         Err(full) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &full.to_string()),
@@ -133,6 +149,7 @@ async fn watch(
         protocol: protocol(format, upgrade.is_some()),
         form,
         hang_up: request.conn_data::<Caller>().map(|caller| caller.hang_up.clone()),
+        debts,
     });
     // What is fetched may turn out not to be there, and a viewer over HTTP can be told so in the head of the answer only.
     let may_be_nowhere = !is_live && !application.live_options.idle_streams;
@@ -191,6 +208,10 @@ pub async fn flv_live_at(site: &Site, rule: &FlvLive, request: &HttpRequest, pay
     }
 }
 
+fn offers(venue: &Venue, format: Endless) -> bool {
+    venue.application.live && venue.application.outputs.http.has(output(format))
+}
+
 fn output(format: Endless) -> HttpOutput {
     match format {
         Endless::Flv => HttpOutput::Flv,
@@ -247,12 +268,13 @@ fn asked_of_port(
     Ok(MediaRequest { key, venue, server, peer, wanted: Wanted::Endless(Endless::Flv) })
 }
 
-async fn open(site: &Site, asked: &MediaRequest, format: Endless) -> Result<Source, NoStream> {
+async fn open(site: &Site, asked: &MediaRequest, format: Endless, is_fetched: bool) -> Result<Source, NoStream> {
     let (key, venue) = (asked.key.clone(), &asked.venue);
     let kind = match format {
         Endless::Flv => {
             let (rules, home) = (Arc::clone(&venue.rules), Arbiter::current());
-            let open = OpenStream { key, rules, purpose: Purpose::Play, home };
+            let purpose = if is_fetched { Purpose::PlayFetched } else { Purpose::Play };
+            let open = OpenStream { key, rules, purpose, home };
             let opened = site.house.router.send(open).await;
             return Ok(opened.unwrap_or(Err(NoStream::NotFound))?.source());
         }
@@ -265,7 +287,7 @@ async fn open(site: &Site, asked: &MediaRequest, format: Endless) -> Result<Sour
     Ok(source)
 }
 
-fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
+pub fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
     let text = |name: header::HeaderName| {
         let value = request.headers().get(name).and_then(|value| value.to_str().ok());
         value.unwrap_or_default().to_owned()

@@ -13,8 +13,6 @@ pub struct StreamCounters {
     /// Tells this stream from another one of the same name before or after it.
     pub id: u64,
     pub publishing: AtomicBool,
-    /// A hook said where it comes from: who asks for it may wait for it.
-    pub awaited: AtomicBool,
     pub players: Players,
     pub bytes_in: AtomicU64,
     pub packets_in: AtomicU64,

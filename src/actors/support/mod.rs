@@ -26,6 +26,7 @@ pub mod oclp_call;
 pub mod outbox;
 pub mod output;
 pub mod post;
+pub mod registry;
 pub mod relay_plan;
 pub mod relay_status;
 pub mod restart;
