@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::exchange::{self, Reply};
 use common::server::{Kind, TestServer};
-use common::stream::Publishing;
+use common::stream::{Publishing, answer_to, frame_numbers, playing};
 use common::wait;
 
 /// A scheduler that has streams of its own, too. RTMP on its first port, HTTP on its second.
@@ -67,6 +67,51 @@ fn what_is_published_on_any_node_is_found_from_every_other() {
     drop(publisher);
     wait_for_pull(&scheduler, "a", &NOWHERE);
     assert_eq!(pull(&scheduler, "live", "b"), at(&two, "b"));
+}
+
+#[test]
+fn a_player_at_any_edge_sees_what_is_published_at_any_origin() {
+    let scheduler = scheduler("");
+    let origin = node(&scheduler, "");
+    let pulls = format!(
+        "idle_streams off; oclp_pull http://127.0.0.1:{}/oclp args=port=@port@ stage=start,update,done;",
+        scheduler.other_port(1)
+    );
+    let (edge, other_edge) = (node(&scheduler, &pulls), node(&scheduler, &pulls));
+    assert_eq!(answer_to("play", edge.port(), "live", "cam").1, "NetStream.Play.StreamNotFound");
+    let mut publisher = Publishing::start_at(origin.port(), "live", "cam");
+    publisher.send_frames(0..3);
+    publisher.settle();
+    for edge in [&edge, &other_edge] {
+        let (mut player, _) = playing(edge.port(), "live", "cam");
+        assert_eq!(frame_numbers(&mut player, 3), [0, 1, 2]);
+    }
+    let (mut player, _) = playing(edge.port(), "live", "cam");
+    publisher.send_frames(3..5);
+    assert_eq!(frame_numbers(&mut player, 5), [0, 1, 2, 3, 4]);
+    let list = call(&scheduler, "call=list").text();
+    assert_eq!(list.matches("published").count(), 1, "an edge is no origin: {list}");
+}
+
+#[test]
+fn players_stay_while_their_origin_moves() {
+    let scheduler = scheduler("");
+    let (one, two) = (node(&scheduler, ""), node(&scheduler, ""));
+    let pulls = format!(
+        "oclp_pull http://127.0.0.1:{}/oclp args=port=@port@ stage=start,update,done;",
+        scheduler.other_port(1)
+    );
+    let edge = node(&scheduler, &pulls);
+    let mut publisher = Publishing::start_at(one.port(), "live", "cam");
+    publisher.send_frames(0..2);
+    publisher.settle();
+    let (mut player, _) = playing(edge.port(), "live", "cam");
+    assert_eq!(frame_numbers(&mut player, 2), [0, 1]);
+    let mut next = Publishing::start_at(two.port(), "live", "cam");
+    next.send_frames(100..103);
+    next.settle();
+    one.signal(nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(frame_numbers(&mut player, 3), [100, 101, 102]);
 }
 
 #[test]
