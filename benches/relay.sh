@@ -155,10 +155,10 @@ push() {
         start "$row" measured "$near" "push rtmp://127.0.0.1:$far/live;"
         publish "$near" "$count"
         tries=0
-        until [ "$(grep -c ' publishing ' "$dir/sink.log")" -ge "$count" ]; do
+        until [ "$(grep -c ' publishing,' "$dir/sink.log")" -ge "$count" ]; do
             tries=$((tries + 1))
             if [ $tries -gt 200 ]; then
-                echo "$row pushes only $(grep -c ' publishing ' "$dir/sink.log") of $count streams" >&2
+                echo "$row pushes only $(grep -c ' publishing,' "$dir/sink.log") of $count streams" >&2
                 tail -n 20 "$dir/measured.log" "$dir/publish.log" >&2
                 exit 1
             fi
@@ -168,7 +168,7 @@ push() {
         before=$(cpu "$pid")
         sleep "$duration"
         after=$(cpu "$pid")
-        echo "push-$count $row $pass $(awk "BEGIN {printf \"%.0f\", ($after - $before) / $ticks * 1e6 / $duration / $count}") - - - $(grep -c ' publishing ' "$dir/sink.log")" >>"$dir/results"
+        echo "push-$count $row $pass $(awk "BEGIN {printf \"%.0f\", ($after - $before) / $ticks * 1e6 / $duration / $count}") - - - $(grep -c ' publishing,' "$dir/sink.log")" >>"$dir/results"
         stop_all
     done
 }
