@@ -1338,13 +1338,7 @@ mod tests {
         desk.command(1, "play", 3, Value::Null, &arguments).expect("play");
         assert_eq!(
             desk.events(),
-            [ServerEvent::Play {
-                msid: 1,
-                name: "cam".into(),
-                start: None,
-                duration: None,
-                reset: Some(false)
-            }]
+            [ServerEvent::Play { msid: 1, name: "cam".into(), start: None, duration: None, reset: Some(false) }]
         );
     }
 
