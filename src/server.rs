@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix::prelude::*;
+use futures_util::future::select_all;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
     sync::{oneshot, watch},
@@ -164,8 +165,9 @@ async fn serve(
     let (router_alive, router_gone) = oneshot::channel();
     // Each of the two knows the other.
     let outputs = Context::<Outputs>::new();
-    let (hooks, relays, children) = (Context::<Hooks>::new(), Context::<Relays>::new(), Context::<Children>::new());
-    let oclp = Context::<Oclp>::new();
+    let (mut hooks, mut relays) = (Context::<Hooks>::new(), Context::<Relays>::new());
+    let (mut children, mut oclp) = (Context::<Children>::new(), Context::<Oclp>::new());
+    let desks_gone = [gone(&mut hooks), gone(&mut relays), gone(&mut children), gone(&mut oclp)];
     let events = StreamEvents::to([
         outputs.address().recipient(),
         hooks.address().recipient(),
@@ -217,6 +219,7 @@ async fn serve(
         tokio::select! {
             _ = router_gone => "router",
             _ = listener_gone => "listener",
+            (_, which, _) = select_all(desks_gone) => DESKS.get(which).copied().unwrap_or_default(),
         }
     });
     let outcome = loop {
@@ -250,6 +253,17 @@ async fn serve(
         arbiter.stop();
     }
     outcome
+}
+
+/// Resolves when the actor of this context is no more, however it went.
+fn gone<A: Actor<Context = Context<A>>>(context: &mut Context<A>) -> oneshot::Receiver<()> {
+    let (alive, gone) = oneshot::channel();
+    let held = async move {
+        let _alive = alive;
+        std::future::pending::<()>().await;
+    };
+    context.spawn(fut::wrap_future(held));
+    gone
 }
 
 /// The allocator gives memory back to the system when it is called, not when time passes: a server that has become idle
@@ -414,6 +428,10 @@ fn is_missing_ipv6(listen: &Listen, error: &io::Error) -> bool {
     let missing = [nix::errno::Errno::EAFNOSUPPORT, nix::errno::Errno::EADDRNOTAVAIL];
     is_v6 && error.raw_os_error().is_some_and(|code| missing.contains(&nix::errno::Errno::from_raw(code)))
 }
+
+/// Those who look after what happens outside, as they are named when one of them fails.
+const DESKS: [&str; 4] =
+    ["desk of hooks", "supervisor of relays", "desk of children", "desk of the cluster's callbacks"];
 
 const MEMORY_TICK: Duration = Duration::from_secs(1);
 

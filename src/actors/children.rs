@@ -28,7 +28,7 @@ use super::{
         child::{Exit, Failure, How, Order, Processes, System, environment},
         command_line::{CommandLine, Values},
         facts::SessionFacts,
-        post::{Post, Step},
+        kept::{Kept, Step},
         said::Said,
     },
 };
@@ -154,7 +154,7 @@ struct Place {
     stream: u64,
     rule: Arc<ExecRule>,
     kill_signal: Signal,
-    post: Post<Option<Arc<SessionFacts>>>,
+    kept: Kept<Option<Arc<SessionFacts>>>,
     child: Option<u64>,
     /// As it was last started.
     command: String,
@@ -305,17 +305,17 @@ impl Children {
             stream,
             rule: Arc::new(rule.clone()),
             kill_signal: Signal::try_from(keep.kill_signal).unwrap_or(Signal::SIGKILL),
-            post: Post::new(keep),
+            kept: Kept::new(keep),
             child: None,
             command: rule.command.program.clone(),
             last_exit: None,
         });
         place.stream = stream;
-        if facts.is_none() && place.post.wanted().is_some() {
+        if facts.is_none() && place.kept.wanted().is_some() {
             // It is for nobody in particular, so it is for whoever comes now as well.
             return;
         }
-        let step = place.post.want(facts);
+        let step = place.kept.want(facts);
         self.follow(&id, step, ctx);
     }
 
@@ -331,7 +331,7 @@ impl Children {
 
     fn unwant_at(&mut self, id: &PlaceId, ctx: &mut Context<Self>) {
         if let Some(place) = self.places.get_mut(id) {
-            let step = place.post.unwant();
+            let step = place.kept.unwant();
             self.follow(id, step, ctx);
         }
     }
@@ -348,21 +348,21 @@ impl Children {
                 self.places.remove(id);
             }
             Step::Start => {
-                let (rule, facts) = (Arc::clone(&place.rule), place.post.wanted().cloned().flatten());
+                let (rule, facts) = (Arc::clone(&place.rule), place.kept.wanted().cloned().flatten());
                 let kept = (id, place.kill_signal);
                 let started = self.start(&rule, id.key.as_ref(), facts.as_deref(), Some(kept), ctx);
                 let Some(place) = self.places.get_mut(id) else { return };
                 match started {
                     Ok(child) => {
                         place.child = Some(child);
-                        place.post.started(now);
+                        place.kept.started(now);
                         if let Some(child) = self.children.get(&child) {
                             place.command.clone_from(&child.command);
                         }
                     }
                     Err(NotStarted::Refused) => {}
                     Err(NotStarted::Failed) => {
-                        let step = place.post.exited(now);
+                        let step = place.kept.exited(now);
                         self.follow(id, step, ctx);
                     }
                 }
@@ -375,7 +375,7 @@ impl Children {
                 let id = id.clone();
                 ctx.run_later(wait, move |children, ctx| {
                     let Some(place) = children.places.get_mut(&id) else { return };
-                    let step = place.post.due(plan);
+                    let step = place.kept.due(plan);
                     children.follow(&id, step, ctx);
                 });
             }
@@ -553,7 +553,7 @@ impl Children {
             if let Some(place) = place {
                 place.child = None;
                 place.last_exit = Some(last_exit);
-                let step = place.post.exited(now);
+                let step = place.kept.exited(now);
                 if let Step::Wait(wait, _) = step {
                     let wait_ms = wait.as_millis() as u64;
                     info!(
@@ -688,7 +688,7 @@ impl Handler<ListChildren> for Children {
                 command: place.command.clone(),
                 pid: child.map(|child| child.pid),
                 running_ms: child.map(running),
-                restarts: place.post.restarts(),
+                restarts: place.kept.restarts(),
                 last_exit: place.last_exit.clone(),
             }
         });
