@@ -5,8 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::exchange::{self, Reply};
+use common::peer::RtmpPeer;
 use common::server::{Kind, TestServer};
-use common::stream::{Publishing, answer_to, frame_numbers, playing};
+use common::stream::{Publishing, expect_code, frame_numbers, playing, until_closed};
 use common::wait;
 
 /// A scheduler that has streams of its own, too. RTMP on its first port, HTTP on its second.
@@ -78,7 +79,9 @@ fn a_player_at_any_edge_sees_what_is_published_at_any_origin() {
         scheduler.other_port(1)
     );
     let (edge, other_edge) = (node(&scheduler, &pulls), node(&scheduler, &pulls));
-    assert_eq!(answer_to("play", edge.port(), "live", "cam").1, "NetStream.Play.StreamNotFound");
+    let (mut early, _) = RtmpPeer::play(edge.port(), "live", "cam");
+    expect_code(&mut early, "NetStream.Play.StreamNotFound");
+    until_closed(&mut early);
     let mut publisher = Publishing::start_at(origin.port(), "live", "cam");
     publisher.send_frames(0..3);
     publisher.settle();
@@ -160,7 +163,12 @@ fn streams_of_the_scheduler_itself_are_found() {
     wait::until("it is listed", Duration::from_secs(10), || (pull(&scheduler, "own", "a") == there).then_some(()));
     let list = call(&scheduler, "call=list");
     let list: serde_json::Value = serde_json::from_slice(&list.body).expect("JSON");
-    assert_eq!((&list["total"], &list["streams"][0]["name"]), (&1.into(), &"a".into()), "{list}");
+    let own = &list["streams"][0];
+    assert_eq!(
+        (&own["name"], &own["state"], &own["lease_s"]),
+        (&"a".into(), &"published".into(), &().into()),
+        "{list}"
+    );
     drop(publisher);
     wait::until("it is gone", Duration::from_secs(10), || (pull(&scheduler, "own", "a") == NOWHERE).then_some(()));
 }
@@ -168,10 +176,16 @@ fn streams_of_the_scheduler_itself_are_found() {
 #[test]
 fn names_are_read_as_nginx_and_as_livemill_write_them() {
     let scheduler = scheduler("");
-    let one = node(&scheduler, "");
-    let _publisher = Publishing::start_at(one.port(), "live", "caf%C3%A9");
-    let expected = format!("rtmp://127.0.0.1:{}/live", one.port());
-    assert_eq!(pull(&scheduler, "live", "caf%C3%A9"), (302, expected), "the name is the caller's own");
+    // nginx encodes nothing.
+    let query = "call=publish&act=start&domain=&app=live&name=a~{b}|c'%41&port=1936";
+    assert_eq!(call(&scheduler, query).status, 200);
+    let encoded = "call=pull&act=start&domain=&app=live&name=a%7E%7Bb%7D%7Cc%27A&port=1";
+    let reply = call(&scheduler, encoded);
+    assert_eq!(reply.header("location"), Some("rtmp://127.0.0.1:1936/live/a~{b}|c'A"));
+    let publish = "call=publish&act=start&domain=&app=live&name=caf%C3%A9%20x&port=1936";
+    assert_eq!(call(&scheduler, publish).status, 200);
+    let there = (302, "rtmp://127.0.0.1:1936/live".to_owned());
+    assert_eq!(pull(&scheduler, "live", "caf%C3%A9%20x"), there, "the name is the caller's own");
 }
 
 #[test]
@@ -191,7 +205,7 @@ fn who_is_not_allowed_changes_and_learns_nothing() {
     let scheduler = scheduler("scheduler_secret key;");
     assert_eq!(call(&scheduler, "call=list").status, 403);
     let one = node(&scheduler, "");
-    let mut peer = common::peer::RtmpPeer::connect(one.port(), "live");
+    let mut peer = RtmpPeer::connect(one.port(), "live");
     let msid = peer.create_stream();
     peer.command(msid, "publish", &[common::wire::Amf::Null, "a".into()]);
     assert_eq!(peer.expect_status(msid), "NetStream.Publish.Forbidden", "its calls are not signed");
