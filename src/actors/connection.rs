@@ -418,7 +418,12 @@ impl Connection {
             ServerEvent::Connect(request) => return self.connect(*request, ctx),
             ServerEvent::Publish { msid, name, kind } => return self.publish(msid, &name, &kind, ctx),
             ServerEvent::Play { msid, name, start, duration, reset } => {
-                return self.play(msid, &name, PlayWish { start, duration, reset }, ctx);
+                let wish = PlayWish {
+                    start: start.unwrap_or_default(),
+                    duration: duration.unwrap_or_default(),
+                    reset: reset.unwrap_or_default(),
+                };
+                return self.play(msid, &name, wish, ctx);
             }
             ServerEvent::Unpublish { msid } | ServerEvent::CloseStream { msid } => self.leave(msid),
             ServerEvent::Pause { msid, paused, .. } => {

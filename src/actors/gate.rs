@@ -2,19 +2,21 @@
 //!
 //! Nothing has happened yet when a hook is asked; only the session that asks waits for the answer.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use actix::prelude::*;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     hooks::{Ask, Debt, Hooks, Owing, Update, UpdateRule, owe},
     house::{House, Venue},
+    oclp,
     relays::{PullFrom, PushTo},
     support::{
         facts::SessionFacts,
         hook_call::{HookCall, HookError},
         notify::{self, Decision, Event, Progress},
+        oclp_call,
         targets::{Target, Trust},
     },
 };
@@ -28,18 +30,10 @@ use crate::{
 pub struct Admitted {
     /// Another name than was asked for: of the application at connect, else of the stream.
     pub name: Option<String>,
-    /// Where to push to or to pull from.
-    pub relay: Option<Redirection>,
+    /// Where to push to or to pull from as well.
+    pub relay: Option<Named>,
     /// What is owed from now on.
     pub debt: Debt,
-}
-
-/// An address as a hook said it: nobody has looked at it yet.
-#[derive(Clone, Debug)]
-pub struct Redirection {
-    pub address: String,
-    /// Where that hook is.
-    pub named_by: Option<IpAddr>,
 }
 
 impl Admitted {
@@ -50,6 +44,23 @@ impl Admitted {
         let name = name.split('?').next().unwrap_or_default();
         StreamKey::parse(&asked.vhost, &asked.app, name)
     }
+}
+
+/// A target that a hook named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    target: Target,
+    trust: Trust,
+}
+
+/// Who may watch over HTTP, and what.
+pub struct Watcher {
+    pub key: StreamKey,
+    pub venue: Arc<Venue>,
+    /// It is on its way here, so one may wait for it.
+    pub is_fetched: bool,
+    /// In the order in which they are to be paid.
+    pub debts: Vec<Debt>,
 }
 
 /// Who may not, and why.
@@ -64,17 +75,12 @@ pub struct Denied {
     pub is_forbidden: bool,
 }
 
-/// What somebody who wants to play said of it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What somebody who wants to play said of it; zero where it said nothing, as nginx tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PlayWish {
     pub start: f64,
     pub duration: f64,
     pub reset: bool,
-}
-
-impl PlayWish {
-    /// What a request over HTTP means: from now on, for as long as it lasts.
-    pub const LIVE: Self = Self { start: 0.0, duration: 0.0, reset: false };
 }
 
 /// Whether anybody is to be asked or told about a connection to this server.
@@ -86,13 +92,15 @@ pub fn minds_connections(server: &Server) -> bool {
 /// Whether anybody is to be asked or told about those who publish here.
 pub fn minds_publishers(venue: &Venue) -> bool {
     let rules = &venue.application.hooks.notify;
-    [&rules.publish, &rules.publish_done, &rules.done, &rules.update].iter().any(|url| url.is_some())
+    let notify = [&rules.publish, &rules.publish_done, &rules.done, &rules.update];
+    venue.application.oclp.publish.is_some() || notify.iter().any(|url| url.is_some())
 }
 
 /// Whether anybody is to be asked or told about those who play here.
 pub fn minds_players(venue: &Venue) -> bool {
     let rules = &venue.application.hooks.notify;
-    [&rules.play, &rules.play_done, &rules.done, &rules.update].iter().any(|url| url.is_some())
+    let notify = [&rules.play, &rules.play_done, &rules.done, &rules.update];
+    venue.application.oclp.play.is_some() || notify.iter().any(|url| url.is_some())
 }
 
 /// Somebody connects. `epoch_ms`: when, on the server's clock.
@@ -100,11 +108,11 @@ pub async fn connect(house: &House, server: &Server, facts: &SessionFacts, epoch
     let Some(desk) = desk(house, facts) else { return Ok(Admitted::default()) };
     let rules = &server.hooks.notify;
     let mut admitted = Admitted::default();
-    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, facts).await.0 {
+    match ask(desk, rules, rules.connect.as_ref(), &Event::Connect { epoch_ms }, facts).await {
         Decision::Rename(app) => admitted.name = Some(app),
-        Decision::Relay(address) if rules.send_redirect => return Err(sent_away("connect", address)),
+        Decision::Relay { address, .. } if rules.send_redirect => return Err(sent_away("connect", address)),
         // The family knows no relay of a whole connection.
-        Decision::Go | Decision::Relay(_) => {}
+        Decision::Go | Decision::Relay { .. } => {}
         Decision::Refuse(reason) => return Err(Denied { reason, redirect: None, is_forbidden: false }),
     }
     Ok(admitted)
@@ -123,8 +131,9 @@ pub async fn publish(house: &House, venue: &Venue, facts: Arc<SessionFacts>, kin
     let Some(desk) = desk(house, &facts) else { return Ok(Admitted::default()) };
     let rules = &venue.application.hooks.notify;
     let decision = ask(desk, rules, rules.publish.as_ref(), &Event::Publish { kind }, &facts).await;
-    let mut admitted = admit(rules, "publish", decision)?;
+    let mut admitted = admit(venue, "publish", decision)?;
     admitted.debt = owe(desk, owing(rules, true, &facts));
+    admit_to_cluster(house, venue, oclp_call::Event::Publish, &facts, &mut admitted).await?;
     Ok(admitted)
 }
 
@@ -134,33 +143,95 @@ pub async fn play(house: &House, venue: &Venue, facts: Arc<SessionFacts>, wish: 
     let rules = &venue.application.hooks.notify;
     let PlayWish { start, duration, reset } = wish;
     let decision = ask(desk, rules, rules.play.as_ref(), &Event::Play { start, duration, reset }, &facts).await;
-    let mut admitted = admit(rules, "play", decision)?;
+    let mut admitted = admit(venue, "play", decision)?;
     admitted.debt = owe(desk, owing(rules, false, &facts));
+    admit_to_cluster(house, venue, oclp_call::Event::Play, &facts, &mut admitted).await?;
     Ok(admitted)
 }
 
-/// A hook sends this publisher on to an address as well.
-pub fn push_to(house: &House, key: &StreamKey, venue: &Venue, to: &Redirection, session: u64) {
-    let (Some(desk), Some((target, trust))) = (&house.desks.relays, named(key, venue, to)) else { return };
-    // Once in the life of a publisher.
-    desk.do_send(PushTo { key: key.clone(), session, targets: vec![target], trust });
+/// Asks the scheduler, under the name that a hook may have given.
+async fn admit_to_cluster(
+    house: &House,
+    venue: &Venue,
+    event: oclp_call::Event,
+    facts: &SessionFacts,
+    admitted: &mut Admitted,
+) -> Result<(), Denied> {
+    let (rules, secret) = (&venue.application.oclp, venue.application.hooks.notify.secret.as_ref());
+    let rule = if event == oclp_call::Event::Publish { &rules.publish } else { &rules.play };
+    let (Some(rule), Some(desk)) = (rule, desk(house, facts)) else { return Ok(()) };
+    let named = admitted.name.as_ref().map(|name| SessionFacts { name: name.clone(), ..facts.clone() });
+    let owing = oclp::admit(desk, rule, event, named.as_ref().unwrap_or(facts), secret).await.map_err(|forbidden| {
+        Denied { reason: format!("{}: {forbidden}", event.name()), redirect: None, is_forbidden: true }
+    })?;
+    admitted.debt.add(desk, owing);
+    Ok(())
 }
 
-/// A hook says where a stream is to be had that somebody wants to play.
-pub fn pull_from(house: &House, key: &StreamKey, venue: &Venue, from: &Redirection) {
-    let (Some(desk), Some((target, trust))) = (&house.desks.relays, named(key, venue, from)) else { return };
-    // Once in the life of a player.
-    desk.do_send(PullFrom { key: key.clone(), targets: vec![target], trust });
+/// Whether anybody is to be asked or told about those who watch over HTTP.
+pub fn minds_viewers(server: &Server, venue: &Venue) -> bool {
+    minds_connections(server) || minds_players(venue)
 }
 
-/// What a hook named, and how far it may be followed.
-fn named(key: &StreamKey, venue: &Venue, to: &Redirection) -> Option<(Target, Trust)> {
-    match Target::parse(&to.address) {
-        Ok(target) => Some((target, Trust::named_by(to.named_by, &venue.application.oclp.targets))),
-        Err(error) => {
-            warn!(stream = %key, address = to.address, %error, "notify: a redirection that cannot be followed");
-            None
+/// Somebody wants to watch over HTTP: that is a connect and a play at once. Gives the stream it is to watch.
+pub async fn watch(
+    house: &House,
+    server: &Server,
+    venue: &Arc<Venue>,
+    key: StreamKey,
+    mut facts: SessionFacts,
+) -> Result<Watcher, Denied> {
+    let mut venue = Arc::clone(venue);
+    let mut key = key;
+    let mut debts = Vec::new();
+    let mut is_fetched = false;
+    if minds_connections(server) {
+        let admitted = connect(house, server, &facts, house.now().as_millis() as u32).await?;
+        if let Some(app) = admitted.name {
+            let nowhere = |_| Denied {
+                reason: format!("connect: application not found: '{app}'"),
+                redirect: None,
+                is_forbidden: false,
+            };
+            venue = house.venue(server, &app).ok_or(()).map_err(nowhere)?;
+            key = StreamKey::parse(&key.vhost, &app, &key.name).map_err(|_| nowhere(()))?;
+            facts.app.clone_from(&app);
         }
+        debts.push(connected(house, server, &facts));
+    }
+    if minds_players(&venue) {
+        let facts = Arc::new(facts);
+        let admitted = play(house, &venue, Arc::clone(&facts), PlayWish::default()).await?;
+        key = admitted.key(key).map_err(|error| Denied {
+            reason: error.to_string(),
+            redirect: None,
+            is_forbidden: false,
+        })?;
+        if let Some(named) = admitted.relay {
+            pull_from(house, &key, &facts, named);
+            is_fetched = true;
+        }
+        debts.insert(0, admitted.debt);
+    }
+    Ok(Watcher { key, venue, is_fetched, debts })
+}
+
+/// A hook sends a publisher on to another place as well. To be said before it publishes.
+pub fn push_to(house: &House, key: &StreamKey, facts: &SessionFacts, Named { target, trust }: Named) {
+    let targets = vec![target.or_local(&key.app, &key.name, &facts.args)];
+    if let Some(relays) = &house.desks.relays {
+        // Once for a publish.
+        relays.do_send(PushTo { key: key.clone(), session: facts.id, targets, trust });
+    }
+}
+
+/// A hook says where a stream is to be had that somebody is about to play.
+pub fn pull_from(house: &House, key: &StreamKey, facts: &SessionFacts, named: Named) {
+    let Named { target, trust } = named;
+    let targets = vec![target.or_local(&key.app, &key.name, &facts.args)];
+    if let Some(relays) = &house.desks.relays {
+        // Once for a play.
+        relays.do_send(PullFrom { key: key.clone(), targets, trust });
     }
 }
 
@@ -169,34 +240,35 @@ fn desk<'a>(house: &'a House, facts: &SessionFacts) -> Option<&'a Addr<Hooks>> {
     house.desks.hooks.as_ref().filter(|_| !facts.is_relay)
 }
 
-/// What a hook says, and where it is.
 async fn ask(
     desk: &Addr<Hooks>,
     rules: &NotifyRules,
     url: Option<&HookUrl>,
     event: &Event<'_>,
     facts: &SessionFacts,
-) -> (Decision, Option<IpAddr>) {
-    let Some(call) = tell(rules, url, event, facts) else { return (Decision::Go, None) };
+) -> Decision {
+    let Some(call) = tell(rules, url, event, facts) else { return Decision::Go };
     let answer = desk.send(Ask(call.clone())).await.unwrap_or(Err(HookError::Ending));
-    let peer = answer.as_ref().ok().and_then(|answer| answer.peer);
     let decision = notify::decide(&call, answer);
     info!(connection = facts.id, event = call.event, hook = call.endpoint(), ?decision, "notify");
-    (decision, peer)
+    decision
 }
 
-fn admit(
-    rules: &NotifyRules,
-    what: &str,
-    (decision, named_by): (Decision, Option<IpAddr>),
-) -> Result<Admitted, Denied> {
+fn admit(venue: &Venue, what: &str, decision: Decision) -> Result<Admitted, Denied> {
+    let (rules, targets) = (&venue.application.hooks.notify, &venue.application.oclp.targets);
     match decision {
         Decision::Go => Ok(Admitted::default()),
         Decision::Rename(name) => Ok(Admitted { name: Some(name), ..Admitted::default() }),
-        Decision::Relay(address) if rules.send_redirect => Err(sent_away(what, address)),
-        Decision::Relay(address) => {
+        Decision::Relay { address, .. } if rules.send_redirect => Err(sent_away(what, address)),
+        Decision::Relay { address, named_by } => {
+            let target = Target::parse(&address).map_err(|error| Denied {
+                reason: format!("{what}: its hook names no address that can be used: {error}"),
+                redirect: None,
+                is_forbidden: false,
+            })?;
             let name = rules.relay_redirect.then(|| notify::name_of_address(&address));
-            Ok(Admitted { name, relay: Some(Redirection { address, named_by }), ..Admitted::default() })
+            let trust = Trust::named_by(named_by, targets);
+            Ok(Admitted { name, relay: Some(Named { target, trust }), ..Admitted::default() })
         }
         Decision::Refuse(reason) => Err(Denied { reason, redirect: None, is_forbidden: false }),
     }

@@ -15,14 +15,15 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::{info, warn};
 
 use super::{
-    house::House,
+    house::{House, Venue},
     live_stream::StreamEvent,
     support::{
         counters::StreamCounters,
         errands::{Errand, Errands},
+        facts::SessionFacts,
         hook_call::{HookAnswer, HookCall, HookError, is_heard},
         hook_client::HookClient,
-        notify::{self, Progress},
+        notify::{self, Event, Progress},
     },
 };
 
@@ -35,6 +36,16 @@ pub struct Hooks {
     /// Told when everything has been heard.
     finishing: Vec<oneshot::Sender<()>>,
     next_look: SpawnHandle,
+    /// Who publishes what, by the stream's whole name: of streams whose playlists somebody wants to hear of.
+    publishers: HashMap<String, Publisher>,
+}
+
+/// Whose playlists are written.
+struct Publisher {
+    venue: Arc<Venue>,
+    facts: Arc<SessionFacts>,
+    /// Of the stream.
+    id: u64,
 }
 
 /// A session that is asked about from time to time.
@@ -149,6 +160,14 @@ struct Watch {
     watched: Watched,
 }
 
+/// A playlist or a manifest of this stream lies on the disk anew.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PlaylistWritten {
+    stream: String,
+    path: String,
+}
+
 /// Nothing that is owed is still on its way here.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -173,6 +192,17 @@ pub fn owe(desk: &Addr<Hooks>, owing: Owing) -> Debt {
 }
 
 impl Debt {
+    /// More is owed for the same session, which has not begun yet.
+    pub fn add(&mut self, desk: &Addr<Hooks>, owing: Owing) {
+        match &mut self.0 {
+            Some(owed) => {
+                owed.owing.updates.extend(owing.updates);
+                owed.owing.done.extend(owing.done);
+            }
+            None => *self = owe(desk, owing),
+        }
+    }
+
     /// The session has begun: its updates are due from now on. `to` learns when one of them ends it.
     pub fn begin(&mut self, counters: &Arc<StreamCounters>, to: impl FnOnce() -> Recipient<Expelled>) {
         if self.has_updates() {
@@ -215,6 +245,7 @@ impl Hooks {
             watched: HashMap::new(),
             finishing: Vec::new(),
             next_look: SpawnHandle::default(),
+            publishers: HashMap::new(),
         }
     }
 
@@ -305,6 +336,14 @@ impl Actor for Hooks {
         // What asks is bounded behind this, and counted there.
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.run_interval(SWEEP, |hooks, _| hooks.house.guests.expire(hooks.now()));
+        if self.house.applications().any(|application| application.hooks.notify.playlist.is_some()) {
+            let desk = ctx.address();
+            // One for each segment that is written, which are seconds apart.
+            self.house.disk.tell_rewritten(move |stream, path| {
+                let (stream, path) = (stream.to_owned(), path.display().to_string());
+                desk.do_send(PlaylistWritten { stream, path });
+            });
+        }
     }
 }
 
@@ -400,10 +439,42 @@ impl Handler<ListHooks> for Hooks {
     }
 }
 
+impl Handler<PlaylistWritten> for Hooks {
+    type Result = ();
+
+    fn handle(&mut self, PlaylistWritten { stream, path }: PlaylistWritten, ctx: &mut Self::Context) {
+        let Some(Publisher { venue, facts, .. }) = self.publishers.get(&stream) else { return };
+        let rules = &venue.application.hooks.notify;
+        let Some(url) = &rules.playlist else { return };
+        let call = notify::call(rules, url, &Event::Playlist { path: &path }, facts);
+        let client = self.client.clone();
+        // The next one comes in seconds: one that is not heard is not told again.
+        let told = async move { client.ask(&call).await };
+        ctx.spawn(told.into_actor(self).map(|_, _, _| ()));
+    }
+}
+
 impl Handler<StreamEvent> for Hooks {
     type Result = ();
 
-    fn handle(&mut self, _: StreamEvent, _: &mut Self::Context) {}
+    fn handle(&mut self, event: StreamEvent, _: &mut Self::Context) {
+        let (key, id, facts) = match event {
+            StreamEvent::Published { key, opened, facts } => (key, opened.id(), facts),
+            StreamEvent::Replaced { key, id, facts } => (key, id, facts),
+            StreamEvent::Gone { key, id } => {
+                let name = key.to_string();
+                if self.publishers.get(&name).is_some_and(|publisher| publisher.id == id) {
+                    self.publishers.remove(&name);
+                }
+                return;
+            }
+            StreamEvent::Ended { .. } | StreamEvent::Wanted { .. } | StreamEvent::Unwanted { .. } => return,
+        };
+        let minds = |venue: &Arc<Venue>| venue.application.hooks.notify.playlist.is_some();
+        if let Some(venue) = self.house.venue_of(&key).filter(minds) {
+            self.publishers.insert(key.to_string(), Publisher { venue, facts, id });
+        }
+    }
 }
 
 static NEXT_DEBT: AtomicU64 = AtomicU64::new(1);

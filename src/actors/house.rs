@@ -18,8 +18,15 @@ use super::{
     relays::Relays,
     router::Router,
     support::{
-        census::Census, deadlines::Times, directory::Directory, disk::Disk, guests::Guests, route::NodeId,
-        shelf::Shelf, viewers::Viewers,
+        census::Census,
+        deadlines::Times,
+        directory::Directory,
+        disk::Disk,
+        guests::Guests,
+        registry::{InMemory, StreamDirectory},
+        route::NodeId,
+        shelf::Shelf,
+        viewers::Viewers,
     },
 };
 use crate::{
@@ -45,6 +52,8 @@ pub struct House {
     pub disk: Disk,
     pub limits: Limits,
     pub desks: Desks,
+    /// What the scheduler of this process knows.
+    pub scheduler: Arc<dyn StreamDirectory>,
     /// Tells relays of this process from those of others.
     pub node: NodeId,
     /// The applications of each server, by its index.
@@ -85,6 +94,7 @@ impl House {
             disk: Disk::default(),
             limits,
             desks: Desks::default(),
+            scheduler: Arc::new(InMemory::default()),
             node: NodeId::random(),
             floors,
             started: Instant::now(),
@@ -124,6 +134,11 @@ impl House {
             let named = |name: &str| floor.venues.iter().find(|venue| venue.application.name == name);
             named(&key.app).or_else(|| named("*")).map(Arc::clone)
         })
+    }
+
+    /// Those of all servers.
+    pub fn applications(&self) -> impl Iterator<Item = &Application> {
+        self.floors.iter().flat_map(|floor| &floor.venues).map(|venue| &*venue.application)
     }
 
     /// What sessions with this server have in common.

@@ -221,6 +221,19 @@ impl Relays {
         }
     }
 
+    /// A pull that brings nothing yet may have gone out for somebody who came another way, and been refused for that.
+    fn reroute(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get_mut(key) else { return };
+        let Some(id) = watched.pull else { return };
+        let route = watched.wanted.clone().unwrap_or_default().through(self.house.node);
+        let is_stale =
+            self.relays.get(&id).is_some_and(|known| known.route != route && known.status.state() != State::Running);
+        if is_stale {
+            watched.pull = None;
+            self.finish(id, ctx);
+        }
+    }
+
     fn pull(&mut self, key: &StreamKey, is_static: bool, ctx: &mut Context<Self>) {
         let named = self.sources.extract_if(.., |(_, asked)| asked.key == *key).last();
         let Some(watched) = self.streams.get_mut(key) else { return };
@@ -703,6 +716,7 @@ impl Handler<StreamEvent> for Relays {
                     watched.wanted = Some(route);
                     watched.is_refused = false;
                 }
+                self.reroute(&key, ctx);
                 self.settle(&key, ctx);
             }
             StreamEvent::Unwanted { key, id } => {

@@ -13,6 +13,7 @@ use tracing::info;
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
     children::Attendance,
+    hooks::{Debt, Expelled},
     house::{House, Venue},
     source::Source,
     support::{
@@ -44,9 +45,12 @@ pub struct Viewer {
     answer: Option<oneshot::Receiver<()>>,
     hang_up: Option<HangUp>,
     reason: Option<String>,
+    is_relay: bool,
     record: Box<SessionRecord>,
     _attendance: Option<Attendance>,
     _entered: Entered,
+    /// What hooks are owed when it leaves.
+    _debts: Vec<Debt>,
 }
 
 /// Somebody who may watch, and what.
@@ -63,6 +67,7 @@ pub struct Visit {
     pub route: Route,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
+    pub debts: Vec<Debt>,
 }
 
 /// The answer's end of a viewer. The viewer is gone once this is dropped.
@@ -88,10 +93,11 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, route, hang_up } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, route, hang_up, mut debts } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
+        let is_relay = !route.is_empty();
         Self::create(|ctx| {
             let entered = house.viewers.enter(Entry {
                 key: key.clone(),
@@ -103,6 +109,9 @@ impl Viewer {
             let attendance = Attendance::begin(&house, &venue, &key, facts);
             let mut seat = Seat::http(protocol, Rc::clone(&body), ctx.address().recipient());
             seat.route = route;
+            for debt in &mut debts {
+                debt.begin(&source.counters, || ctx.address().recipient());
+            }
             Self {
                 opened: house.now(),
                 body: Rc::clone(&body),
@@ -115,9 +124,11 @@ impl Viewer {
                 answer: Some(answer),
                 hang_up,
                 reason: None,
+                is_relay,
                 record: Box::new(record),
                 _attendance: attendance,
                 _entered: entered,
+                _debts: debts,
                 house,
                 venue,
                 key,
@@ -233,6 +244,8 @@ impl Handler<PlayerNotice> for Viewer {
 
     fn handle(&mut self, notice: PlayerNotice, ctx: &mut Self::Context) {
         match notice {
+            // There are no words for it in an answer. A relay must know, or it would keep its players for nothing.
+            PlayerNotice::Ended if self.is_relay => self.finish("the publisher left"),
             PlayerNotice::Ended if self.venue.application.live_options.idle_streams => {}
             PlayerNotice::Ended => self.finish("the publisher left and idle_streams is off"),
             PlayerNotice::TurnedAway(refusal) => self.finish(&refusal.reason),
@@ -247,6 +260,15 @@ impl Handler<Dismiss> for Viewer {
 
     fn handle(&mut self, Dismiss { reason }: Dismiss, ctx: &mut Self::Context) {
         self.finish(reason);
+        ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
+impl Handler<Expelled> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        self.finish(&reason);
         ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
     }
 }
@@ -358,6 +380,7 @@ mod tests {
                 record: SessionRecord::default(),
                 route: Route::default(),
                 hang_up,
+                debts: Vec::new(),
             })
         }
 

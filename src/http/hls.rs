@@ -14,9 +14,10 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use super::{METHODS, MediaRequest, Site, method_not_allowed, outlet};
+use super::{METHODS, MediaRequest, Site, admission, method_not_allowed, outlet};
 use crate::{
     actors::{
+        gate::Denied,
         router::{OpenStream, Purpose},
         segments,
         support::{
@@ -55,6 +56,30 @@ pub async fn answer(site: &Site, asked: &MediaRequest, file: &str, request: &Htt
     if !needs {
         return refuse(NotServed::NotFound);
     }
+    let agent = request.headers().get(header::USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();
+    let who = Who { token: session(query).filter(|token| is_token(token)), address: asked.peer, agent };
+    // Whoever comes without a token is given one with its playlists; until then it is nobody we know.
+    let is_new = who.token.is_none() && matches!(wanted, Wanted::Index { .. });
+    let mut newcomer = None;
+    if let Some(protocol) = protocol.filter(|_| admission::is_needed(asked)) {
+        let admitted = if is_new {
+            admission::watch(site, asked, protocol, request).await.map(|watcher| {
+                let key = watcher.key.clone();
+                newcomer = Some(watcher);
+                key
+            })
+        } else {
+            admission::go_on(site, asked, protocol, &who, request).await
+        };
+        match admitted {
+            Ok(key) if key == asked.key => {}
+            Ok(key) => {
+                let sent = admission::send_on(site, asked, &who, &key, newcomer, file, request);
+                return sent.unwrap_or_else(|denied| deny(&denied));
+            }
+            Err(denied) => return deny(&denied),
+        }
+    }
     let format = match (protocol, outputs.memory.format) {
         (Some(Protocol::Hls), HlsFormat::Ts) => Format::Ts,
         (None, _) if file.ends_with(".ts") => Format::Ts,
@@ -67,15 +92,19 @@ pub async fn answer(site: &Site, asked: &MediaRequest, file: &str, request: &Htt
         (None, None) => None,
     };
     let Some(store) = store else { return refuse(NotServed::NotFound) };
-    let agent = request.headers().get(header::USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();
-    let who = Who { token: session(query), address: asked.peer, agent };
     let encoding = encoding(request);
     let found = match (&wanted, protocol) {
         (Wanted::Index { .. }, Some(protocol)) => {
             let token = match who.token {
-                Some(token) => Some(token.to_owned()).filter(|token| is_token(token)),
+                Some(token) => Some(token.to_owned()),
                 None => store.sessions().invite(&who, protocol, store.now()),
             };
+            if let Some(watcher) = newcomer {
+                let who = Who { token: token.as_deref(), ..who };
+                if let Err(denied) = admission::remember(site, asked, &who, watcher, request) {
+                    return deny(&denied);
+                }
+            }
             store.fetch(&Wanted::Index { token: token.as_deref() }, encoding).await
         }
         (wanted, Some(protocol)) => {
@@ -189,6 +218,11 @@ fn clock() -> HttpResponse {
         .insert_header((header::CONTENT_TYPE, "text/plain"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(now)
+}
+
+fn deny(denied: &Denied) -> HttpResponse {
+    let mut answer = with_cors(HttpResponse::Forbidden());
+    answer.insert_header((header::CACHE_CONTROL, "no-store")).content_type("text/plain").body(format!("{denied}\n"))
 }
 
 fn refuse(reason: NotServed) -> HttpResponse {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -20,15 +21,17 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::time::Instant;
+use tokio::time::timeout;
 
 use super::{
     METHODS, MediaRequest, Site,
     address::{Endless, Wanted},
-    host_name, method_not_allowed,
+    admission, host_name, method_not_allowed,
     wire::Caller,
 };
 use crate::{
     actors::{
+        house::Venue,
         outputs::{Endlessly, OpenOutput, OutputHandle, OutputKind},
         router::{NoStream, OpenStream, Purpose},
         source::Source,
@@ -83,8 +86,7 @@ async fn watch(
         Method::OPTIONS => return preflight(),
         _ => return method_not_allowed(),
     }
-    let application = &asked.venue.application;
-    if !application.live || !application.outputs.http.has(output(format)) {
+    if !offers(&asked.venue, format) {
         return refuse(StatusCode::NOT_FOUND, "not offered");
     }
     let Some(tracks) = asked_tracks(request.query_string(), offered) else {
@@ -95,12 +97,28 @@ async fn watch(
         Err(bad @ BadRoute::Unreadable) => return refuse(StatusCode::BAD_REQUEST, &bad.to_string()),
         Err(bad) => return refuse(StatusCode::LOOP_DETECTED, &bad.to_string()),
     };
+    let mut meant = None;
+    let (mut debts, mut is_fetched) = (Vec::new(), false);
+    if admission::is_needed(asked) && *request.method() == Method::GET {
+        match admission::watch(site, asked, protocol(format, wants_websocket(request)), request).await {
+            Ok(watcher) if offers(&watcher.venue, format) => {
+                let (server, peer, wanted) = (Arc::clone(&asked.server), asked.peer, Wanted::Endless(format));
+                meant = Some(MediaRequest { key: watcher.key, venue: watcher.venue, server, peer, wanted });
+                (debts, is_fetched) = (watcher.debts, watcher.is_fetched);
+            }
+            Ok(_) => return refuse(StatusCode::NOT_FOUND, "not offered"),
+            Err(denied) => return refuse(StatusCode::FORBIDDEN, &denied.to_string()),
+        }
+    }
+    let asked = meant.as_ref().unwrap_or(asked);
+    let application = &asked.venue.application;
     let is_live = site.house.directory.find(&asked.key).is_some_and(|entry| {
         let counters = &entry.counters;
         counters.publishing.load(Ordering::Relaxed)
     });
     // Said here as well as by the router, so that a crowd at the wrong address stays at the door.
-    if !is_live && !application.live_options.idle_streams && !asked.venue.rules.is_fetched {
+    is_fetched |= asked.venue.rules.is_fetched;
+    if !is_live && !application.live_options.idle_streams && !is_fetched {
         return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string());
     }
     if *request.method() == Method::HEAD {
@@ -112,7 +130,7 @@ async fn watch(
         Ok(upgrade) => upgrade,
         Err(fault) => return HttpResponse::from(actix_http::Response::<BoxBody>::from(fault)),
     };
-    let source = match open(site, asked, format).await {
+    let source = match open(site, asked, format, is_fetched).await {
         Ok(source) => source,
         Err(NoStream::NotFound) => return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string()),
         Err(full) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &full.to_string()),
@@ -121,7 +139,7 @@ async fn watch(
         Endless::Flv => Form::flv(tracks, application.live_options.zero_start),
         Endless::Ts | Endless::Mp4 => Form::Ready,
     };
-    let watching = Viewer::begin(Visit {
+    let mut watching = Viewer::begin(Visit {
         house: Arc::clone(&site.house),
         record: record(asked, request),
         route,
@@ -131,9 +149,20 @@ async fn watch(
         protocol: protocol(format, upgrade.is_some()),
         form,
         hang_up: request.conn_data::<Caller>().map(|caller| caller.hang_up.clone()),
+        debts,
     });
+    // What is fetched may turn out not to be there, and a viewer over HTTP can be told so in the head of the answer only.
+    let may_be_nowhere = !is_live && !application.live_options.idle_streams;
+    let first = match may_be_nowhere && upgrade.is_none() {
+        true => match timeout(FETCH_WAITS, poll_fn(|task| watching.poll_bytes(task))).await {
+            Ok(Some(Ok(first))) => Some(first),
+            Ok(None) => return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string()),
+            Ok(Some(Err(_))) | Err(_) => return refuse(StatusCode::SERVICE_UNAVAILABLE, "the stream has not come"),
+        },
+        false => None,
+    };
     match upgrade {
-        None => endless(format).body(Answer(watching)),
+        None => endless(format).body(Answer { first, watching }),
         Some(mut response) => {
             let body = BoxBody::new(Socket::new(watching, payload.into_inner()));
             HttpResponse::from(response.message_body(body).expect("the handshake writes headers that are right"))
@@ -177,6 +206,10 @@ pub async fn flv_live_at(site: &Site, rule: &FlvLive, request: &HttpRequest, pay
         Ok(asked) => watch(site, &asked, Endless::Flv, rule.tracks, request, payload).await,
         Err((status, why)) => refuse(status, &why),
     }
+}
+
+fn offers(venue: &Venue, format: Endless) -> bool {
+    venue.application.live && venue.application.outputs.http.has(output(format))
 }
 
 fn output(format: Endless) -> HttpOutput {
@@ -235,12 +268,13 @@ fn asked_of_port(
     Ok(MediaRequest { key, venue, server, peer, wanted: Wanted::Endless(Endless::Flv) })
 }
 
-async fn open(site: &Site, asked: &MediaRequest, format: Endless) -> Result<Source, NoStream> {
+async fn open(site: &Site, asked: &MediaRequest, format: Endless, is_fetched: bool) -> Result<Source, NoStream> {
     let (key, venue) = (asked.key.clone(), &asked.venue);
     let kind = match format {
         Endless::Flv => {
             let (rules, home) = (Arc::clone(&venue.rules), Arbiter::current());
-            let open = OpenStream { key, rules, purpose: Purpose::Play, home };
+            let purpose = if is_fetched { Purpose::PlayFetched } else { Purpose::Play };
+            let open = OpenStream { key, rules, purpose, home };
             let opened = site.house.router.send(open).await;
             return Ok(opened.unwrap_or(Err(NoStream::NotFound))?.source());
         }
@@ -253,7 +287,7 @@ async fn open(site: &Site, asked: &MediaRequest, format: Endless) -> Result<Sour
     Ok(source)
 }
 
-fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
+pub fn record(asked: &MediaRequest, request: &HttpRequest) -> SessionRecord {
     let text = |name: header::HeaderName| {
         let value = request.headers().get(name).and_then(|value| value.to_str().ok());
         value.unwrap_or_default().to_owned()
@@ -356,7 +390,11 @@ fn endless(format: Endless) -> HttpResponseBuilder {
 }
 
 /// The body of an answer over plain HTTP.
-struct Answer(Watching);
+struct Answer {
+    /// Taken out before it was known that there is an answer.
+    first: Option<Bytes>,
+    watching: Watching,
+}
 
 impl MessageBody for Answer {
     type Error = BrokenOff;
@@ -366,7 +404,11 @@ impl MessageBody for Answer {
     }
 
     fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
-        self.get_mut().0.poll_bytes(task)
+        let this = self.get_mut();
+        match this.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => this.watching.poll_bytes(task),
+        }
     }
 }
 
@@ -480,6 +522,10 @@ impl MessageBody for Socket {
 
 /// RTMP's own, where a query names no other.
 const DEFAULT_PORT: u16 = 1935;
+
+/// How long a viewer waits for the head of its answer when its stream is fetched from elsewhere: a little longer than a
+/// pull has to bring its first frame.
+const FETCH_WAITS: Duration = Duration::from_secs(12);
 
 /// Arguments of a query that are looked at.
 const MAX_ARGS: usize = 64;

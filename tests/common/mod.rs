@@ -8,6 +8,7 @@
 //! - [`stream`]: a publisher of numbered frames, and what players make of them.
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`playlist_rules`], [`manifest_rules`], [`fragments`]: what HLS and DASH must say, and when fragments of MP4 are.
+//! - [`hook_server`]: an endpoint for hooks that writes down what it is asked and answers as a test wants.
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
 //! - [`exchange`]: one request in raw bytes, and its whole answer.
 //! - [`playlist`]: HLS playlists as a player reads them.
@@ -26,6 +27,7 @@ pub mod fixtures;
 pub mod flv;
 pub mod fragments;
 pub mod health;
+pub mod hook_server;
 pub mod http;
 pub mod live_source;
 pub mod manifest_rules;

@@ -71,6 +71,8 @@ struct Wanted {
     target: url::Target,
     venue: Arc<Venue>,
     key: Result<StreamKey, NameError>,
+    /// The query of the name alone: those of the application belong to `connect`.
+    args: String,
 }
 
 /// Somebody who was let in, and to which stream.
@@ -187,7 +189,7 @@ impl Connection {
         info!(connection = self.id, client = self.client(), app, name, kind, "publish");
         match self.may_publish(&wanted) {
             Ok((key, counted)) => {
-                let asked = self.ask_to_publish(key, Arc::clone(&wanted.venue), kind, ctx);
+                let asked = self.ask_to_publish(key, &wanted, kind, ctx);
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
                         Ok(entry) => connection.begin_publishing(msid, entry, &wanted.venue, counted, ctx),
@@ -213,7 +215,7 @@ impl Connection {
         info!(connection = self.id, client = self.client(), app, name, "play");
         match self.may_play(&wanted) {
             Ok(key) => {
-                let asked = self.ask_to_play(key, Arc::clone(&wanted.venue), wish);
+                let asked = self.ask_to_play(key, &wanted, wish);
                 ctx.wait(asked.into_actor(self).map(move |answer, connection, ctx| {
                     match answer {
                         Ok(entry) => connection.begin_playing(msid, entry, &wanted.venue, ctx),
@@ -231,10 +233,10 @@ impl Connection {
     }
 
     /// What is known of this session now.
-    fn facts(&self) -> SessionFacts {
+    fn facts(&self, args: &str) -> SessionFacts {
         let (_, connect_args) = self.place.as_ref().map_or(("", ""), |place| url::split_app(&place.app));
         let route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
-        SessionFacts::of(&self.record, connect_args, &route)
+        SessionFacts { args: args.to_owned(), ..SessionFacts::of(&self.record, connect_args, &route) }
     }
 
     fn is_occupied(&self) -> bool {
@@ -257,7 +259,13 @@ impl Connection {
         self.record.app.clone_from(&target.app);
         self.record.name.clone_from(&target.name);
         self.record.args.clone_from(&target.query);
-        Some(Wanted { target, venue, key })
+        let args = match name.split_once('?') {
+            Some((_, args)) => args.to_owned(),
+            // Where the query of the application holds the name.
+            None if target.query != url::split_app(&place.app).1 => target.query.clone(),
+            None => String::new(),
+        };
+        Some(Wanted { target, venue, key, args })
     }
 
     /// All that can be said without asking the stream, cheapest first.
@@ -296,11 +304,12 @@ impl Connection {
     fn ask_to_publish(
         &self,
         mut key: StreamKey,
-        venue: Arc<Venue>,
+        wanted: &Wanted,
         kind: &str,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<Entry, Refused>> + 'static {
-        let (house, facts, to) = (Arc::clone(&self.house), Arc::new(self.facts()), ctx.address());
+        let (house, venue, to) = (Arc::clone(&self.house), Arc::clone(&wanted.venue), ctx.address());
+        let facts = Arc::new(self.facts(&wanted.args));
         // Copied only for somebody who asks for it.
         let kind = gate::minds_publishers(&venue).then(|| kind.to_owned());
         async move {
@@ -309,6 +318,9 @@ impl Connection {
                 look_whether_free(&house, &key, &facts).await?;
                 admitted = gate::publish(&house, &venue, Arc::clone(&facts), &kind).await?;
                 key = admitted.key(key)?;
+                if let Some(named) = admitted.relay.take() {
+                    gate::push_to(&house, &key, &facts, named);
+                }
             }
             for _ in 0..STREAM_TRIES {
                 let opened = open_stream(&house, &key, &venue, Purpose::Publish).await?;
@@ -327,21 +339,21 @@ impl Connection {
     fn ask_to_play(
         &self,
         mut key: StreamKey,
-        venue: Arc<Venue>,
+        wanted: &Wanted,
         wish: PlayWish,
     ) -> impl Future<Output = Result<Entry, Refused>> + 'static {
-        let house = Arc::clone(&self.house);
-        let facts = gate::minds_players(&venue).then(|| Arc::new(self.facts()));
+        let (house, venue) = (Arc::clone(&self.house), Arc::clone(&wanted.venue));
+        let facts = gate::minds_players(&venue).then(|| Arc::new(self.facts(&wanted.args)));
         async move {
             let mut admitted = Admitted::default();
-            if let Some(facts) = facts {
-                admitted = gate::play(&house, &venue, facts, wish).await?;
-                key = admitted.key(key)?;
-            }
             let mut purpose = Purpose::Play;
-            if let Some(address) = &admitted.relay {
-                gate::pull_from(&house, &key, &venue, address);
-                purpose = Purpose::PlayFetched;
+            if let Some(facts) = facts {
+                admitted = gate::play(&house, &venue, Arc::clone(&facts), wish).await?;
+                key = admitted.key(key)?;
+                if let Some(named) = admitted.relay.take() {
+                    gate::pull_from(&house, &key, &facts, named);
+                    purpose = Purpose::PlayFetched;
+                }
             }
             let opened = open_stream(&house, &key, &venue, purpose).await?;
             Ok(Entry { key, opened, admitted })
@@ -360,9 +372,6 @@ impl Connection {
         let Entry { key, opened, admitted } = entry;
         let mut debt = admitted.debt;
         debt.begin(&opened.counters, || ctx.address().recipient());
-        if let Some(address) = &admitted.relay {
-            gate::push_to(&self.house, &key, venue, address, self.id);
-        }
         if admitted.name.is_some() {
             self.record.name = key.name.to_string();
         }
@@ -416,7 +425,7 @@ impl Connection {
         let mut seat = Seat::rtmp(self.output.clone(), begin_words, end_words, ctx.address().recipient());
         seat.route = self.place.as_ref().map(|place| place.route.clone()).unwrap_or_default();
         let ticket = audience::join(&opened.source(), seat);
-        let attendance = Attendance::begin(&self.house, venue, &key, || self.facts());
+        let attendance = Attendance::begin(&self.house, venue, &key, || self.facts(&self.record.args));
         let venue = Arc::clone(venue);
         self.role =
             Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance, _debt: debt }));

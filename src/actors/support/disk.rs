@@ -7,11 +7,11 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fs, io,
+    fmt, fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -40,6 +40,19 @@ pub struct Totals {
     pub files_lost: AtomicU64,
     /// Queues that are at work.
     busy: watch::Sender<usize>,
+    rewritten: OnceLock<TellRewritten>,
+}
+
+/// Who wants to know of each [`Order::Rewrite`] that was carried out: by the name of its queue. Called on a thread of the
+/// disk.
+struct TellRewritten(Box<Rewritten>);
+
+type Rewritten = dyn Fn(&str, &Path) + Send + Sync;
+
+impl fmt::Debug for TellRewritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TellRewritten")
+    }
 }
 
 /// Something to do in a folder.
@@ -98,6 +111,11 @@ impl Disk {
         &self.0
     }
 
+    /// Tells of every playlist and manifest that is written from now on; the first who asks is told.
+    pub fn tell_rewritten(&self, tell: impl Fn(&str, &Path) + Send + Sync + 'static) {
+        let _ = self.0.rewritten.set(TellRewritten(Box::new(tell)));
+    }
+
     /// Waits until every queue has done its work.
     pub async fn idle(&self) {
         let mut busy = self.0.busy.subscribe();
@@ -116,7 +134,13 @@ impl Disk {
 impl Default for Disk {
     fn default() -> Self {
         let (files_written, bytes_written, files_lost) = Default::default();
-        Self(Arc::new(Totals { files_written, bytes_written, files_lost, busy: watch::Sender::new(0) }))
+        Self(Arc::new(Totals {
+            files_written,
+            bytes_written,
+            files_lost,
+            busy: watch::Sender::new(0),
+            rewritten: OnceLock::new(),
+        }))
     }
 }
 
@@ -196,6 +220,9 @@ impl Shared {
             drop(queue);
             match self.carry_out(&order) {
                 Ok(outcome) => {
+                    if let (Order::Rewrite { path, .. }, Some(tell)) = (&order, self.totals.rewritten.get()) {
+                        (tell.0)(&self.name, path);
+                    }
                     self.settle(&order);
                     self.report(&order, outcome);
                 }

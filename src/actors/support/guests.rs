@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::OnceCell;
 
 use crate::{
-    actors::{gate::Denied, hooks::Debt},
+    actors::gate::{Denied, Watcher},
     media::key::StreamKey,
 };
 
@@ -43,10 +43,7 @@ pub type Verdict = Result<Let, Denied>;
 
 /// Somebody who was let in.
 pub struct Let {
-    /// The stream it watches, which may be another one than it asked for.
-    pub key: StreamKey,
-    /// In the order in which they are to be paid.
-    pub debts: Vec<Debt>,
+    pub watcher: Watcher,
     /// An update has ended its session.
     pub is_expelled: Arc<AtomicBool>,
 }
@@ -72,7 +69,7 @@ impl Guests {
             Ok(guest) if guest.is_expelled.load(Ordering::Relaxed) => {
                 Err(Denied { reason: "an update was refused".to_owned(), redirect: None, is_forbidden: false })
             }
-            Ok(guest) => Ok(guest.key.clone()),
+            Ok(Let { watcher, .. }) => Ok(watcher.key.clone()),
             Err(denied) => Err(denied.clone()),
         }
     }
@@ -83,6 +80,15 @@ impl Guests {
         // One that is known already keeps its verdict.
         let _ = cell.set(verdict);
         Ok(())
+    }
+
+    /// A guest that is known goes by another name as well.
+    pub fn also_call(&self, known: &GuestId, name: GuestId) {
+        let mut guests = self.known();
+        let guest = guests.get(known).map(|guest| Guest { verdict: Arc::clone(&guest.verdict), ..*guest });
+        if let Some(guest) = guest {
+            guests.insert(name, guest);
+        }
     }
 
     /// Forgets who has left, and pays what it owes.
@@ -141,8 +147,8 @@ mod tests {
         GuestId { key, who: GuestName::Token(token.to_owned()) }
     }
 
-    fn let_in() -> Verdict {
-        Ok(Let { key: id("").key, debts: Vec::new(), is_expelled: Arc::default() })
+    fn denied() -> Verdict {
+        Err(Denied { reason: "403".to_owned(), redirect: None, is_forbidden: false })
     }
 
     const TIMEOUT: Duration = Duration::from_secs(30);
@@ -154,29 +160,27 @@ mod tests {
         let ask = || async {
             asked.set(asked.get() + 1);
             tokio::task::yield_now().await;
-            let_in()
+            denied()
         };
-        let request = |token| guests.admit(id(token), Duration::ZERO, TIMEOUT, ask());
-        let (first, second, other) = tokio::join!(request("a"), request("a"), request("b"));
-        assert!(first.is_ok() && second.is_ok() && other.is_ok());
+        let request = |token, now| guests.admit(id(token), now, TIMEOUT, ask());
+        let zero = Duration::ZERO;
+        let (first, second, other) = tokio::join!(request("a", zero), request("a", zero), request("b", zero));
+        assert!([first, second, other].iter().all(|verdict| verdict.is_err()));
         assert_eq!(asked.get(), 2);
+        assert!(request("a", TIMEOUT / 2).await.is_err());
         guests.expire(TIMEOUT);
-        request("a").await.expect("let in");
+        assert!(request("a", TIMEOUT).await.is_err());
+        assert_eq!(asked.get(), 2, "it still asks");
+        guests.expire(TIMEOUT * 3);
+        assert!(request("a", TIMEOUT * 3).await.is_err());
         assert_eq!(asked.get(), 3, "it had left");
     }
 
     #[tokio::test]
-    async fn who_was_refused_or_expelled_stays_outside() {
+    async fn who_is_known_by_a_new_name_is_not_asked_about_again() {
         let guests = Guests::default();
-        let denied = Denied { reason: "403".to_owned(), redirect: None, is_forbidden: false };
-        let verdict = guests.admit(id("a"), Duration::ZERO, TIMEOUT, async { Err(denied.clone()) }).await;
-        assert_eq!(verdict, Err(denied.clone()));
-        assert_eq!(guests.admit(id("a"), TIMEOUT / 2, TIMEOUT, async { let_in() }).await, Err(denied));
-        let flag = Arc::new(AtomicBool::new(false));
-        let is_expelled = Arc::clone(&flag);
-        guests.enter(id("b"), let_in().map(|guest| Let { is_expelled, ..guest }), TIMEOUT, TIMEOUT).expect("room");
-        assert!(guests.admit(id("b"), TIMEOUT, TIMEOUT, async { let_in() }).await.is_ok());
-        flag.store(true, Ordering::Relaxed);
-        assert!(guests.admit(id("b"), TIMEOUT, TIMEOUT, async { let_in() }).await.is_err());
+        guests.enter(id("b"), denied(), TIMEOUT, TIMEOUT).expect("there is room");
+        let verdict = guests.admit(id("b"), TIMEOUT, TIMEOUT, async { unreachable!("nobody asks") }).await;
+        assert!(verdict.is_err());
     }
 }

@@ -12,7 +12,9 @@ use std::{
 
 use reqwest::{Client, Method, header, redirect::Policy};
 use tokio::{
+    runtime::{Builder, Handle},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -23,6 +25,8 @@ use super::hook_call::{HookAnswer, HookCall, HookError, read_header};
 pub struct HookClient(Arc<Shared>);
 
 struct Shared {
+    /// Calls have a thread of their own: what an endpoint floods us with must not keep an arbiter busy.
+    thread: OnceLock<Option<Handle>>,
     plain: OnceLock<Option<Client>>,
     /// Made when it is first needed: it reads the certificates of the system.
     secure: OnceLock<Option<Client>>,
@@ -51,6 +55,7 @@ pub struct Calls {
 impl Default for HookClient {
     fn default() -> Self {
         Self(Arc::new(Shared {
+            thread: OnceLock::new(),
             plain: OnceLock::new(),
             secure: OnceLock::new(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -115,7 +120,17 @@ impl HookClient {
 
     /// One call with all it may take. `places` are held until its connection is of use again.
     async fn exchange(&self, call: &HookCall, places: Vec<OwnedSemaphorePermit>) -> Result<HookAnswer, HookError> {
-        let outcome = timeout(call.timeout, self.send(call)).await.unwrap_or(Err(HookError::Timeout));
+        let outcome = match self.0.thread.get_or_init(start_thread) {
+            Some(thread) => {
+                let (client, asked) = (self.clone(), call.clone());
+                let mut task = Task(thread.spawn(async move { client.converse(&asked, places).await }));
+                match timeout(call.timeout, &mut task.0).await {
+                    Ok(answered) => answered.unwrap_or(Err(HookError::Ending)),
+                    Err(_) => Err(HookError::Timeout),
+                }
+            }
+            None => Err(HookError::Refused("no thread to ask on".to_owned())),
+        };
         self.with_endpoint(call, |endpoint| {
             endpoint.calls.asked += 1;
             if let Err(error) = &outcome {
@@ -123,9 +138,13 @@ impl HookClient {
                 endpoint.calls.last_error = Some(error.to_string());
             }
         });
-        let (answer, rest) = outcome?;
+        outcome
+    }
+
+    async fn converse(&self, call: &HookCall, places: Vec<OwnedSemaphorePermit>) -> Result<HookAnswer, HookError> {
+        let (answer, rest) = self.send(call).await?;
         // The body says nothing to us. A short one is read, so that the connection serves the next call; a long one costs it.
-        actix::spawn(async move {
+        tokio::spawn(async move {
             let _ = timeout(LAST_BYTES, drain(rest)).await;
             drop(places);
         });
@@ -139,9 +158,12 @@ impl HookClient {
             return Err(HookError::Refused("no certificates of the system to check it by".to_owned()));
         };
         let method = if call.body.is_some() { Method::POST } else { Method::GET };
-        let mut request = client.request(method, &call.url);
+        let url = reqwest::Url::parse(&call.url).map_err(|error| HookError::Garbage(error.to_string()))?;
+        // What is signed is what the request line says.
+        let sent = HookCall { url: url.as_str().to_owned(), ..call.clone() };
+        let mut request = client.request(method, url);
         let now = jiff::Timestamp::now().as_second();
-        if let Some(signature) = call.signature(now) {
+        if let Some(signature) = sent.signature(now) {
             request = request.header("X-Livemill-Timestamp", now).header("X-Livemill-Signature", signature);
         }
         if let Some(body) = &call.body {
@@ -169,6 +191,15 @@ impl HookClient {
         }
         let fresh = || Endpoint { places: Arc::new(Semaphore::new(AT_ONCE_EACH)), calls: Calls::default() };
         act(endpoints.entry(name.to_owned()).or_insert_with(fresh))
+    }
+}
+
+/// A call under way; it ends when nobody waits for it any more.
+struct Task(JoinHandle<Result<HookAnswer, HookError>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -200,6 +231,15 @@ async fn drain(mut rest: reqwest::Response) {
             return;
         }
     }
+}
+
+/// Started with the first call; it lasts as long as the process.
+fn start_thread() -> Option<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build().ok()?;
+    let handle = runtime.handle().clone();
+    let thread = std::thread::Builder::new().name("hooks".to_owned());
+    thread.spawn(move || runtime.block_on(std::future::pending::<()>())).ok()?;
+    Some(handle)
 }
 
 fn secure() -> Option<Client> {

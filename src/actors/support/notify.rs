@@ -1,5 +1,7 @@
 //! What nginx-rtmp's hooks are asked and told, word for word, and what their answers mean.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode, utf8_percent_encode};
@@ -13,15 +15,29 @@ use crate::config::{HookFormat, HookMethod, HookUrl, NotifyRules};
 /// What happened, or is about to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event<'a> {
-    Connect { epoch_ms: u32 },
+    Connect {
+        epoch_ms: u32,
+    },
     Disconnect,
-    Publish { kind: &'a str },
-    Play { start: f64, duration: f64, reset: bool },
+    Publish {
+        kind: &'a str,
+    },
+    Play {
+        start: f64,
+        duration: f64,
+        reset: bool,
+    },
     PublishDone,
     PlayDone,
     Done,
-    Update { publishes: bool, progress: Progress },
-    Playlist { module: &'static str, path: &'a str },
+    Update {
+        publishes: bool,
+        progress: Progress,
+    },
+    /// A playlist or manifest was written to disk.
+    Playlist {
+        path: &'a str,
+    },
 }
 
 /// How far a session is.
@@ -39,8 +55,11 @@ pub enum Decision {
     Go,
     /// Under another name: of the application at connect, else of the stream.
     Rename(String),
-    /// To or from there.
-    Relay(String),
+    /// To or from there; `named_by` is where the hook answered from.
+    Relay {
+        address: String,
+        named_by: Option<IpAddr>,
+    },
     Refuse(String),
 }
 
@@ -86,7 +105,7 @@ pub fn decide(call: &HookCall, answer: Result<HookAnswer, HookError>) -> Decisio
     };
     match (answer.status / 100, answer.location.filter(|text| !text.is_empty())) {
         (2, _) | (3, None) => Decision::Go,
-        (3, Some(location)) if is_rtmp(&location) => Decision::Relay(location),
+        (3, Some(address)) if is_rtmp(&address) => Decision::Relay { address, named_by: answer.peer },
         (3, Some(location)) => Decision::Rename(without_origin(&location, call.endpoint()).to_owned()),
         _ => Decision::Refuse(format!("{} was refused by its hook: {}", call.event, answer.status)),
     }
@@ -191,9 +210,7 @@ fn arguments<'a>(event: &Event<'a>, facts: &'a SessionFacts) -> (Vec<(&'static s
             ]);
             pairs.extend(is_named.then_some(name));
         }
-        Event::Playlist { module, path } => {
-            pairs.extend([call, ("module", Text(module)), name, ("path", Text(path))]);
-        }
+        Event::Playlist { path } => pairs.extend([call, name, ("path", Text(path))]),
     }
     let of_connection = matches!(event, Event::Connect { .. } | Event::Disconnect);
     (pairs, if of_connection { &facts.connect_args } else { &facts.args })
@@ -231,8 +248,24 @@ fn without_origin<'a>(location: &'a str, endpoint: &str) -> &'a str {
     }
 }
 
-/// What nginx escapes in an argument (`NGX_ESCAPE_ARGS`).
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b'&').add(b'+').add(b';').add(b'?');
+/// What nginx escapes in an argument (1.22's `NGX_ESCAPE_ARGS`, read off its requests).
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'&')
+    .add(b'+')
+    .add(b';')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// What cannot stand in a request line.
 const NOT_IN_A_LINE: &AsciiSet = &CONTROLS.add(b' ').add(b'#');

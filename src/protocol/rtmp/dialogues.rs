@@ -90,7 +90,7 @@ fn describe(event: &ServerEvent) -> String {
     match event {
         ServerEvent::Connect(request) => format!("connect {}", request.app),
         ServerEvent::Publish { msid, name, kind } => format!("publish {name} {kind} @{msid}"),
-        ServerEvent::Play { msid, name, start, .. } => format!("play {name} {start} @{msid}"),
+        ServerEvent::Play { msid, name, start, .. } => format!("play {name} {} @{msid}", start.unwrap_or(-2.0)),
         ServerEvent::Media { msid, video, time, payload } => {
             format!("{} {time} {} @{msid}", if *video { "video" } else { "audio" }, payload.len())
         }

@@ -72,13 +72,14 @@ pub enum ServerEvent {
         name: String,
         kind: String,
     },
-    /// A question: [`ServerSession::accept_play`] or [`ServerSession::refuse_play`]. Any negative start means live.
+    /// A question: [`ServerSession::accept_play`] or [`ServerSession::refuse_play`]. None: the player did not say. Any
+    /// negative start means live, which is -2 for a stream, else a file; the duration is to the end.
     Play {
         msid: u32,
         name: String,
-        start: f64,
-        duration: f64,
-        reset: bool,
+        start: Option<f64>,
+        duration: Option<f64>,
+        reset: Option<bool>,
     },
     /// The accepted publish is over; it has been answered.
     Unpublish {
@@ -734,9 +735,7 @@ impl ServerSession {
             }
             return self.strike("play", command.transaction);
         };
-        let start = command.number(1).unwrap_or(START_DEFAULT);
-        let duration = command.number(2).unwrap_or(DURATION_DEFAULT);
-        let reset = command.flag(3).unwrap_or(true);
+        let (start, duration, reset) = (command.number(1), command.number(2), command.flag(3));
         self.ask_to_play(msid, command.transaction, name, start, duration, reset)
     }
 
@@ -747,8 +746,8 @@ impl ServerSession {
         let Some(name) = option("streamName").and_then(Value::as_str) else {
             return self.strike("play", command.transaction);
         };
-        let start = option("start").and_then(Value::as_number).filter(|n| n.is_finite()).unwrap_or(START_DEFAULT);
-        self.ask_to_play(msid, command.transaction, name, start, DURATION_DEFAULT, true)
+        let start = option("start").and_then(Value::as_number).filter(|n| n.is_finite());
+        self.ask_to_play(msid, command.transaction, name, start, None, None)
     }
 
     fn ask_to_play(
@@ -756,9 +755,9 @@ impl ServerSession {
         msid: u32,
         transaction: u32,
         name: &str,
-        start: f64,
-        duration: f64,
-        reset: bool,
+        start: Option<f64>,
+        duration: Option<f64>,
+        reset: Option<bool>,
     ) -> Result<(), SessionError> {
         let Some(stream) = self.streams.iter_mut().find(|stream| stream.msid == msid) else {
             return self.strike("play", transaction);
@@ -985,10 +984,6 @@ struct HeldMetadata {
 
 /// Room for events that a publisher keeps between two reads; a burst may need more.
 const KEPT_EVENTS: usize = 256;
-/// "Live if there is one, else recorded", as the standard has it.
-const START_DEFAULT: f64 = -2.0;
-/// To the end.
-const DURATION_DEFAULT: f64 = -1.0;
 
 #[cfg(test)]
 mod tests {
@@ -1299,7 +1294,7 @@ mod tests {
         desk.command(1, "play", 3, Value::Null, &["cam".into(), (-2000.0).into()]).expect("play");
         assert_eq!(
             desk.events(),
-            [ServerEvent::Play { msid: 1, name: "cam".into(), start: -2000.0, duration: -1.0, reset: true }]
+            [ServerEvent::Play { msid: 1, name: "cam".into(), start: Some(-2000.0), duration: None, reset: None }]
         );
         let start = PlayStart { reset: true, publish_notify: true, ..PlayStart::default() };
         desk.session.accept_play(1, start).expect("accepted");
@@ -1332,18 +1327,18 @@ mod tests {
         desk.command(1, "play2", 0, Value::Null, &[options]).expect("play2");
         assert!(matches!(
             &desk.events()[..],
-            [ServerEvent::CloseStream { .. }, ServerEvent::Play { name, start: -2.0, .. }] if name == "high"
+            [ServerEvent::CloseStream { .. }, ServerEvent::Play { name, start: None, .. }] if name == "high"
         ));
     }
 
     #[test]
-    fn numbers_that_are_none_become_the_defaults_of_play() {
+    fn numbers_that_are_none_are_as_good_as_not_said() {
         let mut desk = Desk::with_stream();
         let arguments = ["cam".into(), f64::NAN.into(), f64::INFINITY.into(), 0.0.into()];
         desk.command(1, "play", 3, Value::Null, &arguments).expect("play");
         assert_eq!(
             desk.events(),
-            [ServerEvent::Play { msid: 1, name: "cam".into(), start: -2.0, duration: -1.0, reset: false }]
+            [ServerEvent::Play { msid: 1, name: "cam".into(), start: None, duration: None, reset: Some(false) }]
         );
     }
 
