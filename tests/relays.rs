@@ -191,7 +191,7 @@ fn who_refuses_is_asked_again_much_later_and_the_log_says_so() {
 fn no_far_end_disturbs_anybody_and_each_is_left_and_tried_again() {
     let times = "relay_ready_timeout 1s; pull_first_frame_timeout 1s; pull_first_keyframe_timeout 1s; pull_timeout 1s;
                  pull_idle 100ms; failed_reconnect 100ms; pull_reconnect 100ms;";
-    let badly: [(&str, fn(&FarEnd)); 7] = [
+    let badly: [(&str, Behaviour); 7] = [
         ("again_ms", |far| drop(far.accept())),
         ("does not say yes", |far| wait_for_end(&mut far.accept().stream)),
         ("does not say yes", |far| {
@@ -300,6 +300,9 @@ fn server(inside: &str) -> TestServer {
     assert_eq!(Kind::under_test(), Kind::Livemill, "this is about livemill's own relays");
     TestServer::start(&rtmp(inside))
 }
+
+/// What a far end does to the relay that comes.
+type Behaviour = fn(&FarEnd);
 
 /// A picture: its configuration and a keyframe.
 fn show(peer: &mut RtmpPeer, time: u32, number: u32) {
