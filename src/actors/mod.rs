@@ -27,7 +27,11 @@
 //! | `Oclp` | `Ask`, `Tell` | `Hooks` | a stream began, is over |
 //! | `server` | `FinishOclp` | `Oclp` | the process is about to end |
 //! | whoever ends viewers | `Dismiss` | `Viewer` | go |
-//! | `LiveStream` | `Replaced` | `Connection` | another publisher took over |
+//! | `LiveStream` | `Replaced` | `Connection`, `Relay` | another publisher took over, or it may not publish after all |
+//! | `Relays` | (starts), `EndRelay` | `Relay` | an attempt of a relay; nobody needs it any more |
+//! | `Relay` | `Publish`, `Ingest`, `Listen` | `LiveStream` | a pull publishes, a push listens |
+//! | `Relays` | `AwaitPublisher`, `EndPublish`, `TurnAway`, `Expel` | `LiveStream` | a pull comes back, is over, or has nothing; a scheduler refuses a push |
+//! | `Relay` | `Exited` | `Relays` | the attempt is over, however it went |
 //! | `LiveStream` | `Exited` | `Router` | the stream is gone, however it went |
 //! | `Connection` | `Exited` | `Listener` | the connection is gone, however it went |
 //! | `server` | `StopAccepting`, `CloseAll`, `ReloadCertificates` | `Listener` | the operator's signals |

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
-    hooks::{Ask, Debt, Expelled, Owing, Update, UpdateRule, owe},
+    hooks::{Ask, Debt, Expelled, owe},
     house::{House, Venue},
     live_stream::{Incoming, Ingest, LiveStream, Publish, Replaced},
+    oclp::owing,
     router::Opened,
     source::{Deliver, Listen, next_subscriber},
     support::{
@@ -216,7 +217,8 @@ impl Relay {
                 let leg = Leg::to(target, &self.trip.key);
                 self.trip.status.go_to(&leg);
                 if let Some(desk) = &self.trip.house.desks.hooks {
-                    self.debt = owe(desk, owing(question));
+                    let Question { rule, event, subject, secret, .. } = &**question;
+                    self.debt = owe(desk, owing(rule, *event, subject, secret.as_ref()));
                     self.debt.begin(&self.trip.opened.counters, || ctx.address().recipient());
                 }
                 self.dial(Box::new(leg), trust, ctx);
@@ -717,21 +719,6 @@ impl Handler<EndRelay> for Relay {
     fn handle(&mut self, _: EndRelay, ctx: &mut Self::Context) {
         self.end(Fate::NotNeeded, "nobody needs it any more", ctx);
     }
-}
-
-/// What a scheduler is told of a relay that it sent somewhere.
-fn owing(question: &Arc<Question>) -> Owing {
-    let Question { rule, event, subject, secret, .. } = &**question;
-    let update = rule.tells_update.then(|| {
-        let question = Arc::clone(question);
-        let call = move |_: &_| {
-            let Question { rule, event, subject, secret, .. } = &*question;
-            oclp_call::ask(rule, *event, Stage::Update, subject, secret.as_ref())
-        };
-        Update { every: rule.update, rule: UpdateRule::Ignored, call: Box::new(call) }
-    });
-    let done = rule.tells_done.then(|| oclp_call::ask(rule, *event, Stage::Done, subject, secret.as_ref()));
-    Owing { updates: update.into_iter().collect(), done: done.into_iter().collect() }
 }
 
 const TICK: Duration = Duration::from_secs(1);

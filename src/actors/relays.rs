@@ -822,3 +822,190 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// When a stream that is always pulled is made again, after it could not be made or failed.
 const STATIC_AGAIN: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{
+        actors::{
+            live_stream::{Publish, Replaced, StreamEvents},
+            router::Router,
+            source::{Deliver, Listen, next_subscriber},
+            support::{census::Census, directory::Directory},
+        },
+        config::Config,
+        log::access::AccessLogFiles,
+    };
+
+    /// Publishes, or watches.
+    struct Somebody;
+    impl Actor for Somebody {
+        type Context = Context<Self>;
+    }
+    impl Handler<Replaced> for Somebody {
+        type Result = ();
+        fn handle(&mut self, _: Replaced, _: &mut Self::Context) {}
+    }
+    impl Handler<Deliver> for Somebody {
+        type Result = ();
+        fn handle(&mut self, _: Deliver, _: &mut Self::Context) {}
+    }
+
+    /// A server with one application, its supervisor of relays, and a stream. Time is the test's.
+    struct Scene {
+        relays: Addr<Relays>,
+        opened: Opened,
+    }
+
+    impl Scene {
+        async fn new(inside: &str) -> Self {
+            tokio::time::pause();
+            let text = format!("rtmp {{ access_log off; server {{ application live {{ live on; {inside} }} }} }}");
+            let config = Config::parse("x.conf", text.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+            let context = Context::<Relays>::new();
+            let relays = context.address();
+            let (alive, _) = oneshot::channel();
+            let directory = Directory::default();
+            let events = StreamEvents::to([relays.clone().recipient()]);
+            let router = Router::new(config.limits.clone(), directory.clone(), events, alive).start();
+            let logs = AccessLogFiles::open(&Config { servers: Vec::new(), ..config.clone() }, None)
+                .expect("there is nothing to open")
+                .start()
+                .expect("there is nothing to start");
+            let census = Census::new(config.limits.clone(), 100);
+            let house = Arc::new(House::new(router, census, directory, &config, &logs, 1));
+            let key = StreamKey::parse(&config.servers[0].id, "live", "cam").expect("a good name");
+            let rules = Arc::clone(&house.venue_of(&key).expect("its application").rules);
+            let supervisor = Relays::new(Arc::clone(&house), config.servers.clone(), Vec::new(), Arc::default());
+            context.run(supervisor);
+            let open = OpenStream { key, rules, purpose: Purpose::Publish, home: Arbiter::current() };
+            let opened = house.router.send(open).await.expect("the router lives").expect("there is room");
+            Self { relays, opened }
+        }
+
+        async fn publish(&self) {
+            let facts = Arc::new(SessionFacts { id: 1_000_000, ..SessionFacts::default() });
+            let asked = Publish { facts, to: Somebody.start().recipient() };
+            self.opened.stream.send(asked).await.expect("the stream lives").expect("the name is free");
+        }
+
+        /// Gives the number under which somebody watches.
+        async fn watch(&self) -> u64 {
+            let (subscriber, to) = (next_subscriber(), Somebody.start().recipient());
+            let join = Listen::Join { subscriber, to, wants: Some(Route::default()) };
+            self.opened.stream.send(join).await.expect("the stream lives");
+            subscriber
+        }
+
+        async fn list(&self) -> Vec<RelayView> {
+            self.relays.send(ListRelays).await.expect("it lives")
+        }
+    }
+
+    /// A port of this machine on which nobody listens.
+    fn dead_port() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("a bound listener has an address").port()
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Somebody listens there now: how long until a relay comes?
+    async fn comes_back(port: u16) -> Duration {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("the port is still free");
+        let asked = Instant::now();
+        let accepted = tokio::time::timeout(seconds(60), listener.accept()).await;
+        accepted.expect("it comes").expect("a connection");
+        asked.elapsed()
+    }
+
+    #[actix::test]
+    async fn a_push_whose_far_end_was_down_for_ten_minutes_is_back_within_its_ceiling() {
+        let port = dead_port();
+        let scene = Scene::new(&format!("push rtmp://127.0.0.1:{port}/far?secret=1;")).await;
+        scene.publish().await;
+        sleep(seconds(600)).await;
+        let views = scene.list().await;
+        let [view] = views.as_slice() else { panic!("{views:?}") };
+        assert_eq!((view.direction, view.state), ("push", State::Waiting));
+        assert!((200..=410).contains(&view.attempt), "{}", view.attempt);
+        assert!(view.last_error.as_ref().is_some_and(|error| error.contains("refused")), "{view:?}");
+        assert_eq!(view.url, format!("rtmp://127.0.0.1:{port}/far/cam"), "no query: it may hold a secret");
+        assert!(view.next_try_ms.is_some_and(|ms| ms <= 3000) && view.since_s == 600, "{view:?}");
+        let took = comes_back(port).await;
+        assert!(took <= seconds(3), "{took:?}");
+    }
+
+    #[actix::test]
+    async fn a_pull_that_players_wait_for_is_back_within_a_second_of_a_far_end_that_was_down_for_an_hour() {
+        let port = dead_port();
+        let scene = Scene::new(&format!("pull rtmp://127.0.0.1:{port}/far;")).await;
+        scene.watch().await;
+        sleep(seconds(3600)).await;
+        let took = comes_back(port).await;
+        assert!(took <= seconds(1), "{took:?}");
+    }
+
+    #[actix::test]
+    async fn a_pull_ends_a_while_after_its_last_viewer_and_never_for_a_newcomer_in_time() {
+        let scene = Scene::new(&format!("pull rtmp://127.0.0.1:{}/far;", dead_port())).await;
+        assert!(scene.list().await.is_empty(), "nobody watches");
+        let first = scene.watch().await;
+        sleep(seconds(1)).await;
+        let begun = scene.list().await;
+        assert_eq!(begun.len(), 1);
+        scene.opened.stream.do_send(Listen::Leave { subscriber: first });
+        sleep(seconds(9)).await;
+        let second = scene.watch().await;
+        sleep(seconds(60)).await;
+        let goes_on = scene.list().await;
+        assert_eq!(goes_on.first().map(|view| view.id), begun.first().map(|view| view.id));
+        scene.opened.stream.do_send(Listen::Leave { subscriber: second });
+        sleep(seconds(9)).await;
+        assert_eq!(scene.list().await.len(), 1);
+        sleep(seconds(2)).await;
+        assert!(scene.list().await.is_empty());
+    }
+
+    #[actix::test]
+    async fn who_publishes_here_ends_a_pull_and_when_it_leaves_the_pull_begins_again() {
+        let scene = Scene::new(&format!("pull rtmp://127.0.0.1:{}/far;", dead_port())).await;
+        scene.watch().await;
+        sleep(seconds(1)).await;
+        assert_eq!(scene.list().await.len(), 1);
+        scene.publish().await;
+        sleep(seconds(2)).await;
+        assert!(scene.list().await.is_empty());
+        scene.opened.stream.do_send(EndPublish { session: 1_000_000 });
+        sleep(seconds(2)).await;
+        assert_eq!(scene.list().await.len(), 1);
+    }
+
+    #[actix::test]
+    async fn five_hundred_relays_to_a_dead_host_try_no_more_often_than_each_of_them_may() {
+        let port = dead_port();
+        let pull = |at: usize| format!("pull rtmp://127.0.0.1:{port}/far/n{at} static name=n{at};");
+        let scene = Scene::new(&(0..500).map(pull).collect::<String>()).await;
+        sleep(seconds(60)).await;
+        let views = scene.list().await;
+        assert_eq!(views.len(), 500);
+        assert!(views.iter().all(|view| (15..=50).contains(&view.attempt)), "{:?}", views.first());
+    }
+
+    #[actix::test]
+    async fn at_the_end_all_relays_are_gone_and_none_comes_again() {
+        let scene = Scene::new(&format!("push rtmp://127.0.0.1:{}/far;", dead_port())).await;
+        scene.publish().await;
+        sleep(seconds(1)).await;
+        scene.relays.send(FinishRelays).await.expect("it lives");
+        assert!(scene.list().await.is_empty());
+        sleep(seconds(10)).await;
+        assert!(scene.list().await.is_empty());
+    }
+}

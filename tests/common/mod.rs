@@ -14,6 +14,7 @@
 //! - [`playlist`]: HLS playlists as a player reads them.
 //! - [`live_source`]: a publisher in real time that comes back when its server does, and many players.
 //! - [`scheduler`]: an HTTP server that answers what relays ask as it is told.
+//! - [`far_end`]: an RTMP server that does what a test wants, for relays to come to.
 //! - [`wait`]: conditions with a deadline.
 
 // Each test binary uses a part of this.
@@ -21,6 +22,7 @@
 
 pub mod core_wait;
 pub mod exchange;
+pub mod far_end;
 pub mod fixtures;
 pub mod flv;
 pub mod fragments;

@@ -57,6 +57,17 @@ impl TestServer {
         Self::start_kind(Kind::under_test(), rtmp, files)
     }
 
+    /// The same with these variables in its environment; `@dir@` stands for its folder in them, too.
+    pub fn start_with_environment(rtmp: &str, files: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
+        let kind = Kind::under_test();
+        Self::start_somewhere(kind, |ports, dir| {
+            let mut command = command(kind, write_config(kind, preamble(kind), rtmp, files, ports, dir), dir);
+            let dir = dir.display().to_string();
+            command.envs(variables.iter().map(|(name, value)| (name, value.replace("@dir@", &dir))));
+            command
+        })
+    }
+
     /// With a whole configuration that somebody else wrote; the marks of [`Self::start`] may have been put into it.
     pub fn start_whole(text: &str, files: &[(&str, &str)]) -> Self {
         Self::start_marked(Kind::under_test(), "", text, files)
