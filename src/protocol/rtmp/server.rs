@@ -1332,7 +1332,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_become_the_defaults_of_play() {
+    fn numbers_that_are_none_count_as_not_said() {
         let mut desk = Desk::with_stream();
         let arguments = ["cam".into(), f64::NAN.into(), f64::INFINITY.into(), 0.0.into()];
         desk.command(1, "play", 3, Value::Null, &arguments).expect("play");
