@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix::prelude::*;
+use futures_util::future::select_all;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
     sync::{oneshot, watch},
@@ -23,6 +24,7 @@ use crate::{
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
         live_stream::StreamEvents,
+        oclp::{FinishOclp, Oclp},
         outputs::{FinishOutputs, Outputs},
         port::Port,
         relays::{FinishRelays, Relays},
@@ -163,10 +165,13 @@ async fn serve(
     let (router_alive, router_gone) = oneshot::channel();
     // Each of the two knows the other.
     let outputs = Context::<Outputs>::new();
-    let (hooks, relays, children) = (Context::<Hooks>::new(), Context::<Relays>::new(), Context::<Children>::new());
+    let (mut hooks, mut relays) = (Context::<Hooks>::new(), Context::<Relays>::new());
+    let (mut children, mut oclp) = (Context::<Children>::new(), Context::<Oclp>::new());
+    let desks_gone = [gone(&mut hooks), gone(&mut relays), gone(&mut children), gone(&mut oclp)];
     let events = StreamEvents::to([
         outputs.address().recipient(),
         hooks.address().recipient(),
+        oclp.address().recipient(),
         relays.address().recipient(),
         children.address().recipient(),
     ]);
@@ -177,6 +182,7 @@ async fn serve(
         Desks { hooks: Some(hooks.address()), relays: Some(relays.address()), children: Some(children.address()) };
     let house = std::sync::Arc::new(house.with_desks(desks));
     let hooks = hooks.run(Hooks::new(std::sync::Arc::clone(&house)));
+    let oclp = oclp.run(Oclp::new(std::sync::Arc::clone(&house), &config.oclp_starts));
     let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
     let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
     let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
@@ -200,6 +206,7 @@ async fn serve(
     let mut finish = Finish {
         listener,
         hooks,
+        oclp,
         outputs: site.outputs.clone(),
         children,
         relays,
@@ -212,6 +219,7 @@ async fn serve(
         tokio::select! {
             _ = router_gone => "router",
             _ = listener_gone => "listener",
+            (_, which, _) = select_all(desks_gone) => DESKS.get(which).copied().unwrap_or_default(),
         }
     });
     let outcome = loop {
@@ -247,6 +255,17 @@ async fn serve(
     outcome
 }
 
+/// Resolves when the actor of this context is no more, however it went.
+fn gone<A: Actor<Context = Context<A>>>(context: &mut Context<A>) -> oneshot::Receiver<()> {
+    let (alive, gone) = oneshot::channel();
+    let held = async move {
+        let _alive = alive;
+        std::future::pending::<()>().await;
+    };
+    context.spawn(fut::wrap_future(held));
+    gone
+}
+
 /// The allocator gives memory back to the system when it is called, not when time passes: a server that has become idle
 /// would keep what its busiest hour needed. So each thread calls it now and then, for nothing. (Measured: 25 MiB that
 /// stayed after a 40 Mbit/s stream with stuck players became 13 MiB.)
@@ -273,6 +292,7 @@ async fn until_stop(signals: &mut Signals, logs: &Logs) {
 struct Finish {
     listener: Addr<Listener>,
     hooks: Addr<Hooks>,
+    oclp: Addr<Oclp>,
     outputs: Addr<Outputs>,
     children: Addr<Children>,
     relays: Addr<Relays>,
@@ -334,6 +354,7 @@ impl Finish {
             warn!("some children of exec did not end in time");
         }
         // Everybody has left by now, so everything that is owed is known.
+        let _ = self.oclp.send(FinishOclp).await;
         if timeout(LAST_CALLS, self.hooks.send(FinishHooks)).await.is_err() {
             warn!("not every hook has heard what is over");
         }
@@ -407,6 +428,10 @@ fn is_missing_ipv6(listen: &Listen, error: &io::Error) -> bool {
     let missing = [nix::errno::Errno::EAFNOSUPPORT, nix::errno::Errno::EADDRNOTAVAIL];
     is_v6 && error.raw_os_error().is_some_and(|code| missing.contains(&nix::errno::Errno::from_raw(code)))
 }
+
+/// Those who look after what happens outside, as they are named when one of them fails.
+const DESKS: [&str; 4] =
+    ["desk of hooks", "supervisor of relays", "desk of children", "desk of the cluster's callbacks"];
 
 const MEMORY_TICK: Duration = Duration::from_secs(1);
 

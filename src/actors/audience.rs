@@ -9,7 +9,7 @@
 //! before it, in one write. The busier the arbiter, the more goes in one write.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     io,
     rc::Rc,
@@ -109,6 +109,8 @@ struct Hall {
     subscriber: u64,
     source: Source,
     seats: Seats,
+    /// The source knows only of relays here.
+    is_for_relays: Cell<bool>,
 }
 
 impl Seat {
@@ -142,9 +144,12 @@ impl Seat {
 pub fn join(source: &Source, seat: Seat) -> Ticket {
     let hall = HALLS
         .with_borrow_mut(|halls| Rc::clone(halls.entry(source.id).or_insert_with(|| Hall::open(source, &seat.route))));
-    let (player, protocol) = (seat.player, seat.protocol);
+    let (player, protocol, is_at_home) = (seat.player, seat.protocol, seat.route.is_empty());
     hall.seats.borrow_mut().push(seat);
     hall.source.counters.players.come(protocol);
+    if is_at_home && hall.is_for_relays.replace(false) {
+        hall.source.to.do_send(Listen::Wants { subscriber: hall.subscriber, route: Route::default() });
+    }
     hall.source.to.do_send(Listen::CatchUp { subscriber: hall.subscriber, listener: player });
     Ticket { player, protocol, hall }
 }
@@ -158,7 +163,7 @@ impl Hall {
             Audience::new(source.id, Rc::clone(&seats))
         });
         source.to.do_send(Listen::Join { subscriber, to: audience.recipient(), wants: Some(route.clone()) });
-        Rc::new(Self { subscriber, source: source.clone(), seats })
+        Rc::new(Self { subscriber, source: source.clone(), seats, is_for_relays: Cell::new(!route.is_empty()) })
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
         child::{Exit, Failure, How, Order, Processes, System, environment},
         command_line::{CommandLine, Values},
         facts::SessionFacts,
-        post::{Post, Step},
+        kept::{Kept, Step},
         said::Said,
     },
 };
@@ -129,7 +129,16 @@ impl Drop for Attendance {
 struct Stream {
     key: StreamKey,
     publisher: Option<Arc<SessionFacts>>,
-    is_wanted: bool,
+    wish: Wish,
+}
+
+/// Does anybody want to play?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Never,
+    Now,
+    /// Not any more, since then.
+    Until(Duration),
 }
 
 /// One line of the configuration for one stream, or for the server.
@@ -145,7 +154,7 @@ struct Place {
     stream: u64,
     rule: Arc<ExecRule>,
     kill_signal: Signal,
-    post: Post<Option<Arc<SessionFacts>>>,
+    kept: Kept<Option<Arc<SessionFacts>>>,
     child: Option<u64>,
     /// As it was last started.
     command: String,
@@ -220,7 +229,7 @@ impl Children {
     // ---- what happens to streams ----
 
     fn stream(&mut self, id: u64, key: StreamKey) -> &mut Stream {
-        self.streams.entry(id).or_insert(Stream { key, publisher: None, is_wanted: false })
+        self.streams.entry(id).or_insert(Stream { key, publisher: None, wish: Wish::Never })
     }
 
     fn published(&mut self, id: u64, key: StreamKey, facts: Arc<SessionFacts>, ctx: &mut Context<Self>) {
@@ -241,15 +250,25 @@ impl Children {
     }
 
     fn wanted(&mut self, id: u64, key: StreamKey, ctx: &mut Context<Self>) {
-        self.stream(id, key.clone()).is_wanted = true;
+        if std::mem::replace(&mut self.stream(id, key.clone()).wish, Wish::Now) == Wish::Now {
+            return; // somebody else wants it, too
+        }
         self.want(ExecEvent::Pull, id, &key, None, ctx);
     }
 
     fn unwanted(&mut self, id: u64, ctx: &mut Context<Self>) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.is_wanted) else { return };
-        stream.is_wanted = false;
+        let now = self.house.now();
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.wish == Wish::Now) else { return };
+        stream.wish = Wish::Until(now);
         let key = stream.key.clone();
-        self.unwant(ExecEvent::Pull, id, &key, ctx);
+        let Some(venue) = self.house.venue_of(&key).filter(|venue| venue.application.exec.pulls()) else { return };
+        // As relays do: who comes back finds the stream, and who comes and goes starts no storm.
+        ctx.run_later(venue.application.relays.pull_idle, move |children, ctx| {
+            let wish = children.streams.get(&id).map(|stream| stream.wish);
+            if wish.is_none_or(|wish| wish == Wish::Until(now)) {
+                children.unwant(ExecEvent::Pull, id, &key, ctx);
+            }
+        });
     }
 
     // ---- children that are kept ----
@@ -286,13 +305,17 @@ impl Children {
             stream,
             rule: Arc::new(rule.clone()),
             kill_signal: Signal::try_from(keep.kill_signal).unwrap_or(Signal::SIGKILL),
-            post: Post::new(keep),
+            kept: Kept::new(keep),
             child: None,
             command: rule.command.program.clone(),
             last_exit: None,
         });
         place.stream = stream;
-        let step = place.post.want(facts);
+        if facts.is_none() && place.kept.wanted().is_some() {
+            // It is for nobody in particular, so it is for whoever comes now as well.
+            return;
+        }
+        let step = place.kept.want(facts);
         self.follow(&id, step, ctx);
     }
 
@@ -308,7 +331,7 @@ impl Children {
 
     fn unwant_at(&mut self, id: &PlaceId, ctx: &mut Context<Self>) {
         if let Some(place) = self.places.get_mut(id) {
-            let step = place.post.unwant();
+            let step = place.kept.unwant();
             self.follow(id, step, ctx);
         }
     }
@@ -325,21 +348,21 @@ impl Children {
                 self.places.remove(id);
             }
             Step::Start => {
-                let (rule, facts) = (Arc::clone(&place.rule), place.post.wanted().cloned().flatten());
+                let (rule, facts) = (Arc::clone(&place.rule), place.kept.wanted().cloned().flatten());
                 let kept = (id, place.kill_signal);
                 let started = self.start(&rule, id.key.as_ref(), facts.as_deref(), Some(kept), ctx);
                 let Some(place) = self.places.get_mut(id) else { return };
                 match started {
                     Ok(child) => {
                         place.child = Some(child);
-                        place.post.started(now);
+                        place.kept.started(now);
                         if let Some(child) = self.children.get(&child) {
                             place.command.clone_from(&child.command);
                         }
                     }
                     Err(NotStarted::Refused) => {}
                     Err(NotStarted::Failed) => {
-                        let step = place.post.exited(now);
+                        let step = place.kept.exited(now);
                         self.follow(id, step, ctx);
                     }
                 }
@@ -352,7 +375,7 @@ impl Children {
                 let id = id.clone();
                 ctx.run_later(wait, move |children, ctx| {
                     let Some(place) = children.places.get_mut(&id) else { return };
-                    let step = place.post.due(plan);
+                    let step = place.kept.due(plan);
                     children.follow(&id, step, ctx);
                 });
             }
@@ -530,7 +553,7 @@ impl Children {
             if let Some(place) = place {
                 place.child = None;
                 place.last_exit = Some(last_exit);
-                let step = place.post.exited(now);
+                let step = place.kept.exited(now);
                 if let Step::Wait(wait, _) = step {
                     let wait_ms = wait.as_millis() as u64;
                     info!(
@@ -665,7 +688,7 @@ impl Handler<ListChildren> for Children {
                 command: place.command.clone(),
                 pid: child.map(|child| child.pid),
                 running_ms: child.map(running),
-                restarts: place.post.restarts(),
+                restarts: place.kept.restarts(),
                 last_exit: place.last_exit.clone(),
             }
         });
@@ -731,5 +754,265 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// What a child says is read in pieces of this size, at most [`READ_BUDGET`] in each [`READ_WINDOW`].
 const READ_BYTES: usize = 16 << 10;
-const READ_BUDGET: usize = 1600 << 10;
+const READ_BUDGET: usize = 400 << 10;
 const READ_WINDOW: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::HashSet, future::pending, io, rc::Rc};
+
+    use futures_util::stream::{self, LocalBoxStream, StreamExt};
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::{
+        actors::{
+            house::Desks,
+            live_stream::{EndPublish, Publish, Replaced, StreamEvents},
+            router::{OpenStream, Opened, Purpose, Router},
+            support::{census::Census, child::Started, directory::Directory},
+        },
+        log::access::AccessLogFiles,
+    };
+
+    /// Processes that do as a test says.
+    #[derive(Default)]
+    struct World {
+        /// What was started, with its arguments.
+        started: Vec<String>,
+        alive: HashSet<i32>,
+        exits: Vec<Exit>,
+        tell: Option<mpsc::Sender<()>>,
+        dies_at_once: bool,
+        /// Only KILL ends anybody.
+        is_stubborn: bool,
+        signals: Vec<(i32, Signal)>,
+    }
+
+    impl World {
+        fn exit(&mut self, pid: i32, how: How) {
+            if self.alive.remove(&pid) {
+                self.exits.push(Exit { pid, how });
+                let _ = self.tell.as_ref().expect("it is watched").try_send(());
+            }
+        }
+    }
+
+    struct Fake(Rc<RefCell<World>>);
+
+    impl Processes for Fake {
+        fn watch(&mut self) -> io::Result<LocalBoxStream<'static, ()>> {
+            let (tell, told) = mpsc::channel(100);
+            self.0.borrow_mut().tell = Some(tell);
+            Ok(stream::unfold(told, |mut told| async { told.recv().await.map(|()| ((), told)) }).boxed_local())
+        }
+
+        fn start(&mut self, order: &Order<'_>) -> io::Result<Started> {
+            let mut world = self.0.borrow_mut();
+            world.started.push(order.line.masked());
+            let pid = 1000 + i32::try_from(world.started.len()).expect("a test is short");
+            world.alive.insert(pid);
+            if world.dies_at_once {
+                world.exit(pid, How::Code(1));
+            }
+            Ok(Started { pid, output: None, failure: None })
+        }
+
+        fn signal(&mut self, pid: i32, signal: Option<Signal>) -> bool {
+            let mut world = self.0.borrow_mut();
+            let is_alive = world.alive.contains(&pid);
+            if let Some(signal) = signal {
+                world.signals.push((pid, signal));
+                if !world.is_stubborn || signal == Signal::SIGKILL {
+                    world.exit(pid, How::Signal(signal));
+                }
+            }
+            is_alive
+        }
+
+        fn reap(&mut self, _: &mut dyn FnMut(i32) -> Option<Signal>) -> Vec<Exit> {
+            std::mem::take(&mut self.0.borrow_mut().exits)
+        }
+    }
+
+    struct Publisher;
+    impl Actor for Publisher {
+        type Context = Context<Self>;
+    }
+    impl Handler<Replaced> for Publisher {
+        type Result = ();
+        fn handle(&mut self, _: Replaced, _: &mut Self::Context) {}
+    }
+
+    struct Scene {
+        house: Arc<House>,
+        children: Addr<Children>,
+        world: Rc<RefCell<World>>,
+    }
+
+    impl Scene {
+        /// A server with these lines in its application `live`.
+        fn new(lines: &str) -> Self {
+            tokio::time::pause();
+            let text = format!(
+                "rtmp {{ access_log off; server {{ application live {{ live on; duplicate_publisher replace; {lines} }} }} }}"
+            );
+            let config = Config::parse("x.conf", text.as_bytes()).expect("a good configuration");
+            let children = Context::<Children>::new();
+            let events = StreamEvents::to([children.address().recipient()]);
+            let directory = Directory::default();
+            let (alive, _) = oneshot::channel();
+            let router = Router::new(config.limits.clone(), directory.clone(), events, alive).start();
+            let logs = AccessLogFiles::open(&config, None).expect("there is nothing to open");
+            let logs = logs.start().expect("there is nothing to start");
+            let census = Census::new(config.limits.clone(), 100);
+            let desks = Desks { children: Some(children.address()), ..Desks::default() };
+            let house = Arc::new(House::new(router, census, directory, &config, &logs, 1).with_desks(desks));
+            let world = Rc::new(RefCell::new(World::default()));
+            let fake = Box::new(Fake(Rc::clone(&world)));
+            let children = children.run(Children::with(Arc::clone(&house), fake, Vec::new(), config.exec_static));
+            Self { house, children, world }
+        }
+
+        fn key() -> StreamKey {
+            StreamKey::parse("default", "live", "cam").expect("a good name")
+        }
+
+        async fn publish(&self, session: u64) -> Opened {
+            let venue = self.house.venue_of(&Self::key()).expect("it is there");
+            let open = OpenStream {
+                key: Self::key(),
+                rules: Arc::clone(&venue.rules),
+                purpose: Purpose::Publish,
+                home: Arbiter::current(),
+            };
+            let opened = self.house.router.send(open).await.expect("the router lives").expect("there is room");
+            let facts = SessionFacts { id: session, args: format!("n={session}"), ..SessionFacts::default() };
+            let asked = Publish { facts: Arc::new(facts), to: Publisher.start().recipient() };
+            opened.stream.send(asked).await.expect("the stream lives").expect("the name is free");
+            self.settle().await;
+            opened
+        }
+
+        async fn end_publish(&self, opened: &Opened, session: u64) {
+            opened.stream.send(EndPublish { session }).await.expect("the stream lives");
+            self.settle().await;
+        }
+
+        async fn settle(&self) {
+            pass(Duration::from_millis(1)).await;
+        }
+
+        fn started(&self) -> Vec<String> {
+            self.world.borrow().started.clone()
+        }
+
+        async fn views(&self) -> Vec<ChildView> {
+            self.children.send(ListChildren).await.expect("it lives")
+        }
+    }
+
+    async fn pass(time: Duration) {
+        let _ = timeout(time, pending::<()>()).await;
+    }
+
+    #[actix::test]
+    async fn a_child_that_dies_at_once_is_started_thirteen_times_in_ten_minutes() {
+        let scene = Scene::new("exec x $name;");
+        scene.world.borrow_mut().dies_at_once = true;
+        let opened = scene.publish(1).await;
+        pass(Duration::from_secs(599)).await;
+        // After 5, 10, 20 and 40 s, then once a minute.
+        assert_eq!(scene.started().len(), 13);
+        let [view] = scene.views().await.try_into().expect("one place");
+        assert_eq!((view.pid, view.restarts, view.last_exit.as_deref()), (None, 12, Some("exited with code 1")));
+        scene.end_publish(&opened, 1).await;
+        pass(Duration::from_secs(600)).await;
+        assert_eq!(scene.started().len(), 13, "nobody publishes any more");
+        assert_eq!(scene.views().await, []);
+    }
+
+    #[actix::test]
+    async fn who_takes_a_stream_over_has_everything_done_in_order() {
+        let scene = Scene::new(
+            "exec_kill_signal term; exec keep $args; exec_publish began $args; exec_publish_done ended $args;",
+        );
+        scene.world.borrow_mut().is_stubborn = true;
+        let _stays = scene.publish(1).await;
+        let opened = scene.publish(2).await;
+        assert_eq!(scene.started(), ["keep n=1", "began n=1", "ended n=1", "began n=2"]);
+        // Its successor waits for the first to be gone.
+        scene.world.borrow_mut().exit(1001, How::Code(0));
+        scene.settle().await;
+        assert_eq!(scene.started().last(), Some(&"keep n=2".to_owned()));
+        scene.end_publish(&opened, 2).await;
+        assert_eq!(scene.started().last(), Some(&"ended n=2".to_owned()));
+        assert_eq!(scene.started().len(), 6);
+    }
+
+    #[actix::test]
+    async fn who_does_not_go_is_killed_after_five_seconds() {
+        let scene = Scene::new("exec_kill_signal term; exec x;");
+        scene.world.borrow_mut().is_stubborn = true;
+        let opened = scene.publish(1).await;
+        scene.end_publish(&opened, 1).await;
+        pass(Duration::from_millis(4900)).await;
+        assert_eq!(scene.world.borrow().signals, [(1001, Signal::SIGTERM)]);
+        pass(Duration::from_millis(200)).await;
+        assert_eq!(scene.world.borrow().signals, [(1001, Signal::SIGTERM), (1001, Signal::SIGKILL)]);
+        assert_eq!(scene.views().await, []);
+    }
+
+    #[actix::test]
+    async fn a_stream_has_so_many_children_and_no_more() {
+        let scene = Scene::new("exec_max_children 2; exec a; exec b; exec c; exec_publish d;");
+        let _stays = scene.publish(1).await;
+        assert_eq!(scene.started(), ["a", "b"]);
+        scene.world.borrow_mut().exit(1001, How::Code(0));
+        pass(Duration::from_secs(6)).await;
+        let started = scene.started();
+        assert_eq!(started.len(), 3, "whoever comes first has the room: {started:?}");
+    }
+
+    #[actix::test]
+    async fn the_end_waits_for_those_who_are_kept_and_kills_the_stubborn() {
+        let scene = Scene::new("exec_kill_signal term; exec a; exec_static s; exec_publish_done done;");
+        scene.world.borrow_mut().is_stubborn = true;
+        let _stays = scene.publish(1).await;
+        let before = scene.house.now();
+        scene.children.send(FinishChildren).await.expect("it lives");
+        let took = scene.house.now() - before;
+        assert!((LAST_PATIENCE..LAST_PATIENCE + Duration::from_millis(100)).contains(&took), "{took:?}");
+        assert_eq!(scene.started(), ["s", "a", "done"]);
+        assert_eq!(scene.world.borrow().alive.len(), 1, "nobody waits for the last one longer than a moment");
+    }
+
+    #[actix::test]
+    async fn an_end_with_nobody_left_is_answered_at_once() {
+        let scene = Scene::new("exec a;");
+        let before = scene.house.now();
+        scene.children.send(FinishChildren).await.expect("it lives");
+        assert_eq!(scene.house.now(), before);
+        scene.publish(1).await;
+        assert_eq!(scene.started(), [""; 0], "nothing begins any more");
+    }
+
+    #[actix::test]
+    async fn a_play_is_told_once_and_its_end_once() {
+        let scene = Scene::new("exec_play p $name; exec_play_done d $name;");
+        let venue = scene.house.venue_of(&Scene::key()).expect("it is there");
+        let attendance = Attendance::begin(&scene.house, &venue, &Scene::key(), SessionFacts::default);
+        scene.settle().await;
+        assert_eq!(scene.started(), ["p cam"]);
+        drop(attendance.expect("somebody wants to know"));
+        scene.settle().await;
+        assert_eq!(scene.started(), ["p cam", "d cam"]);
+    }
+
+    #[actix::test]
+    async fn nobody_is_told_of_players_that_no_line_is_about() {
+        let scene = Scene::new("exec a;");
+        let venue = scene.house.venue_of(&Scene::key()).expect("it is there");
+        assert!(Attendance::begin(&scene.house, &venue, &Scene::key(), SessionFacts::default).is_none());
+    }
+}

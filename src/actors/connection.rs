@@ -748,11 +748,15 @@ impl Handler<PlayerNotice> for Connection {
 impl Handler<Replaced> for Connection {
     type Result = ();
 
-    fn handle(&mut self, _: Replaced, ctx: &mut Self::Context) {
+    fn handle(&mut self, replaced: Replaced, ctx: &mut Self::Context) {
         if let Role::Publisher(role) = &self.role {
             let msid = role.msid;
-            self.session.status(msid, "error", "NetStream.Publish.BadName", "another publisher took over");
-            self.end("another publisher took over", ctx);
+            let (code, reason) = match replaced {
+                Replaced::TakenOver => ("NetStream.Publish.BadName", "another publisher took over".to_owned()),
+                Replaced::Expelled(reason) => ("NetStream.Publish.Rejected", reason),
+            };
+            self.session.status(msid, "error", code, &reason);
+            self.end(&reason, ctx);
         }
     }
 }

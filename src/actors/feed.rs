@@ -228,6 +228,8 @@ impl Handler<Listen> for Feed {
     fn handle(&mut self, listen: Listen, _: &mut Self::Context) {
         match listen {
             Listen::Join { subscriber, to, wants } => self.subscribers.join(subscriber, to, wants),
+            // A feed wants its stream whoever watches.
+            Listen::Wants { .. } => {}
             Listen::CatchUp { subscriber, listener } => self.catch_up(subscriber, listener),
             Listen::Leave { subscriber } => self.subscribers.leave(subscriber),
         }

@@ -10,11 +10,13 @@ use tracing::info;
 use super::{
     hooks::{Ask, Debt, Hooks, Owing, Update, UpdateRule, owe},
     house::{House, Venue},
+    oclp,
     relays::{PullFrom, PushTo},
     support::{
         facts::SessionFacts,
         hook_call::{HookCall, HookError},
         notify::{self, Decision, Event, Progress},
+        oclp_call,
         targets::{Target, Trust},
     },
 };
@@ -90,13 +92,15 @@ pub fn minds_connections(server: &Server) -> bool {
 /// Whether anybody is to be asked or told about those who publish here.
 pub fn minds_publishers(venue: &Venue) -> bool {
     let rules = &venue.application.hooks.notify;
-    [&rules.publish, &rules.publish_done, &rules.done, &rules.update].iter().any(|url| url.is_some())
+    let notify = [&rules.publish, &rules.publish_done, &rules.done, &rules.update];
+    venue.application.oclp.publish.is_some() || notify.iter().any(|url| url.is_some())
 }
 
 /// Whether anybody is to be asked or told about those who play here.
 pub fn minds_players(venue: &Venue) -> bool {
     let rules = &venue.application.hooks.notify;
-    [&rules.play, &rules.play_done, &rules.done, &rules.update].iter().any(|url| url.is_some())
+    let notify = [&rules.play, &rules.play_done, &rules.done, &rules.update];
+    venue.application.oclp.play.is_some() || notify.iter().any(|url| url.is_some())
 }
 
 /// Somebody connects. `epoch_ms`: when, on the server's clock.
@@ -129,6 +133,7 @@ pub async fn publish(house: &House, venue: &Venue, facts: Arc<SessionFacts>, kin
     let decision = ask(desk, rules, rules.publish.as_ref(), &Event::Publish { kind }, &facts).await;
     let mut admitted = admit(venue, "publish", decision)?;
     admitted.debt = owe(desk, owing(rules, true, &facts));
+    admit_to_cluster(house, venue, oclp_call::Event::Publish, &facts, &mut admitted).await?;
     Ok(admitted)
 }
 
@@ -140,7 +145,27 @@ pub async fn play(house: &House, venue: &Venue, facts: Arc<SessionFacts>, wish: 
     let decision = ask(desk, rules, rules.play.as_ref(), &Event::Play { start, duration, reset }, &facts).await;
     let mut admitted = admit(venue, "play", decision)?;
     admitted.debt = owe(desk, owing(rules, false, &facts));
+    admit_to_cluster(house, venue, oclp_call::Event::Play, &facts, &mut admitted).await?;
     Ok(admitted)
+}
+
+/// Asks the scheduler, under the name that a hook may have given.
+async fn admit_to_cluster(
+    house: &House,
+    venue: &Venue,
+    event: oclp_call::Event,
+    facts: &SessionFacts,
+    admitted: &mut Admitted,
+) -> Result<(), Denied> {
+    let (rules, secret) = (&venue.application.oclp, venue.application.hooks.notify.secret.as_ref());
+    let rule = if event == oclp_call::Event::Publish { &rules.publish } else { &rules.play };
+    let (Some(rule), Some(desk)) = (rule, desk(house, facts)) else { return Ok(()) };
+    let named = admitted.name.as_ref().map(|name| SessionFacts { name: name.clone(), ..facts.clone() });
+    let owing = oclp::admit(desk, rule, event, named.as_ref().unwrap_or(facts), secret).await.map_err(|forbidden| {
+        Denied { reason: format!("{}: {forbidden}", event.name()), redirect: None, is_forbidden: true }
+    })?;
+    admitted.debt.add(desk, owing);
+    Ok(())
 }
 
 /// Whether anybody is to be asked or told about those who watch over HTTP.
@@ -183,7 +208,7 @@ pub async fn watch(
             is_forbidden: false,
         })?;
         if let Some(named) = admitted.relay {
-            pull_from(house, &key, &venue, &facts, named);
+            pull_from(house, &key, &facts, named);
             is_fetched = true;
         }
         debts.insert(0, admitted.debt);
@@ -201,13 +226,12 @@ pub fn push_to(house: &House, key: &StreamKey, facts: &SessionFacts, Named { tar
 }
 
 /// A hook says where a stream is to be had that somebody is about to play.
-pub fn pull_from(house: &House, key: &StreamKey, venue: &Arc<Venue>, facts: &SessionFacts, named: Named) {
+pub fn pull_from(house: &House, key: &StreamKey, facts: &SessionFacts, named: Named) {
     let Named { target, trust } = named;
     let targets = vec![target.or_local(&key.app, &key.name, &facts.args)];
     if let Some(relays) = &house.desks.relays {
-        let (key, venue, route) = (key.clone(), Arc::clone(venue), facts.route.clone());
         // Once for a play.
-        relays.do_send(PullFrom { key, venue, targets, trust, route });
+        relays.do_send(PullFrom { key: key.clone(), targets, trust });
     }
 }
 

@@ -192,6 +192,17 @@ pub fn owe(desk: &Addr<Hooks>, owing: Owing) -> Debt {
 }
 
 impl Debt {
+    /// More is owed for the same session, which has not begun yet.
+    pub fn add(&mut self, desk: &Addr<Hooks>, owing: Owing) {
+        match &mut self.0 {
+            Some(owed) => {
+                owed.owing.updates.extend(owing.updates);
+                owed.owing.done.extend(owing.done);
+            }
+            None => *self = owe(desk, owing),
+        }
+    }
+
     /// The session has begun: its updates are due from now on. `to` learns when one of them ends it.
     pub fn begin(&mut self, counters: &Arc<StreamCounters>, to: impl FnOnce() -> Recipient<Expelled>) {
         if self.has_updates() {

@@ -18,8 +18,15 @@ use super::{
     relays::Relays,
     router::Router,
     support::{
-        census::Census, deadlines::Times, directory::Directory, disk::Disk, guests::Guests, route::NodeId,
-        shelf::Shelf, viewers::Viewers,
+        census::Census,
+        deadlines::Times,
+        directory::Directory,
+        disk::Disk,
+        guests::Guests,
+        registry::{InMemory, StreamDirectory},
+        route::NodeId,
+        shelf::Shelf,
+        viewers::Viewers,
     },
 };
 use crate::{
@@ -45,6 +52,8 @@ pub struct House {
     pub disk: Disk,
     pub limits: Limits,
     pub desks: Desks,
+    /// What the scheduler of this process knows.
+    pub scheduler: Arc<dyn StreamDirectory>,
     /// Tells relays of this process from those of others.
     pub node: NodeId,
     /// The applications of each server, by its index.
@@ -85,6 +94,7 @@ impl House {
             disk: Disk::default(),
             limits,
             desks: Desks::default(),
+            scheduler: Arc::new(InMemory::default()),
             node: NodeId::random(),
             floors,
             started: Instant::now(),

@@ -54,8 +54,8 @@ pub struct LiveStream {
     /// Bounded by [`MAX_NEWCOMERS`], and each waits no longer than [`REFUSAL_WAITS`].
     newcomers: VecDeque<Newcomer>,
     subscribers: Subscribers,
-    /// Somebody watches, and that has been told.
-    is_wanted: bool,
+    /// Somebody watches, having come this way, and that has been told.
+    wanted: Option<Route>,
     counters: Arc<StreamCounters>,
     /// The codecs of picture and sound that `counters` were told of.
     described: (Option<Codec>, Option<Codec>),
@@ -104,10 +104,22 @@ pub struct NameInUse {
     pub silent_ms: u64,
 }
 
-/// To a publisher whose place was taken.
+/// To a publisher that has lost its place.
+#[derive(Message, Debug, Clone)]
+#[rtype(result = "()")]
+pub enum Replaced {
+    /// Somebody else has it.
+    TakenOver,
+    /// It may not publish, after all.
+    Expelled(String),
+}
+
+/// The publisher that is there is to go.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Replaced;
+pub struct Expel {
+    pub reason: String,
+}
 
 /// What the publisher sent and what travels together, in its order.
 #[derive(Message)]
@@ -145,7 +157,7 @@ pub enum StreamEvent {
     Replaced { key: StreamKey, id: u64, facts: Arc<SessionFacts> },
     /// The publisher left; another one may come.
     Ended { key: StreamKey, id: u64 },
-    /// Somebody watches, or waits for a publisher; `route` is the way the first of them came.
+    /// Somebody watches, or waits for a publisher; `route` is the way one of them came. Told again when that changes.
     Wanted { key: StreamKey, opened: Opened, route: Route },
     /// Nobody does any more.
     Unwanted { key: StreamKey, id: u64 },
@@ -247,7 +259,7 @@ impl LiveStream {
             publisher: None,
             newcomers: VecDeque::new(),
             subscribers: Subscribers::default(),
-            is_wanted: false,
+            wanted: None,
             counters,
             described: (None, None),
             jump_said: None,
@@ -399,14 +411,14 @@ impl LiveStream {
         Opened { stream: ctx.address(), counters: Arc::clone(&self.counters) }
     }
 
-    /// Says whether somebody watches, when that has changed.
+    /// Says whether somebody watches and by which way, when that has changed.
     fn note_wanted(&mut self, ctx: &Context<Self>) {
         let wants = self.subscribers.wants();
-        if wants.is_some() == self.is_wanted {
+        if wants == self.wanted.as_ref() {
             return;
         }
-        self.is_wanted = wants.is_some();
-        match wants.cloned() {
+        self.wanted = wants.cloned();
+        match self.wanted.clone() {
             Some(route) => {
                 let opened = self.opened(ctx);
                 self.herald.tell(|key, _| StreamEvent::Wanted { key, opened, route });
@@ -475,7 +487,7 @@ impl LiveStream {
                 let (old, new) = (PeerName(&publisher.facts.address), PeerName(&asked.facts.address));
                 warn!(stream = %self.key, %old, %new, "publisher replaced");
                 // A full mailbox means that it is busy dying; its next Ingest is refused in any case.
-                let _ = publisher.to.try_send(Replaced);
+                let _ = publisher.to.try_send(Replaced::TakenOver);
             }
             // For the players nothing ends: they are told of the new one when its media come.
             self.cache.clear();
@@ -565,6 +577,7 @@ impl Handler<Listen> for LiveStream {
     fn handle(&mut self, listen: Listen, ctx: &mut Self::Context) {
         match listen {
             Listen::Join { subscriber, to, wants } => self.subscribers.join(subscriber, to, wants),
+            Listen::Wants { subscriber, route } => self.subscribers.want(subscriber, route),
             Listen::CatchUp { subscriber, listener } if self.is_active() => {
                 self.subscribers.begin(subscriber, listener, || self.burst());
             }
@@ -584,6 +597,17 @@ impl Handler<AwaitPublisher> for LiveStream {
             // Who comes now waits for what comes then.
             publisher.active = false;
             self.cache.clear();
+        }
+    }
+}
+
+impl Handler<Expel> for LiveStream {
+    type Result = ();
+
+    fn handle(&mut self, Expel { reason }: Expel, _: &mut Self::Context) {
+        if let Some(publisher) = &self.publisher {
+            // Once in the life of a publisher, and it leaves by itself then.
+            publisher.to.do_send(Replaced::Expelled(reason));
         }
     }
 }

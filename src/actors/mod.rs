@@ -14,7 +14,7 @@
 //! | `http` | `OpenOutput` | `Outputs` | what is made of this stream? |
 //! | `Outputs` | `OpenStream` | `Router` | as a player does |
 //! | `Outputs` | (starts), `EndFeed` | `Feed` | the first viewer of a format starts it; nobody watches any more |
-//! | `LiveStream` | `StreamEvent` | `Outputs`, `Hooks`, `Relays`, `Children` | somebody publishes, left, watches, watches no more, the stream is gone |
+//! | `LiveStream` | `StreamEvent` | `Outputs`, `Hooks`, `Oclp`, `Relays`, `Children` | somebody publishes, left, watches, watches no more, the stream is gone |
 //! | `http` | (starts) | `Waiter` | a playlist is asked for whose stream must be fetched first |
 //! | `http` | (starts) | `CmafMuxer`, `HlsMuxer` | the first who asks for a playlist or manifest opens an output in memory |
 //! | `Outputs` | (starts), `FinishFiles` | `HlsMuxer`, `CmafMuxer` | somebody publishes where files are to be written; the process is about to end |
@@ -22,6 +22,10 @@
 //! | `LiveStream` | `Deliver` | `HlsMuxer`, `CmafMuxer` | what a subscriber is told |
 //! | `support::disk` | `Reported` | `HlsMuxer`, `CmafMuxer` | a file lies on the disk, or is lost |
 //! | `Feed`, a muxer that writes files | `Exited` | `Outputs` | the feed is gone, however it went |
+//! | `Connection`, `Viewer` | `PlayBegan`, `PlayEnded` | `Children` | a command is to be run for each player |
+//! | `server` | `FinishChildren` | `Children` | the process is about to end |
+//! | `Oclp` | `Ask`, `Tell` | `Hooks` | a stream began, is over |
+//! | `server` | `FinishOclp` | `Oclp` | the process is about to end |
 //! | whoever ends viewers | `Dismiss` | `Viewer` | go |
 //! | `LiveStream` | `Replaced` | `Connection` | another publisher took over |
 //! | `LiveStream` | `Exited` | `Router` | the stream is gone, however it went |
@@ -45,6 +49,7 @@ pub mod hooks;
 pub mod house;
 pub mod listener;
 pub mod live_stream;
+pub mod oclp;
 pub mod outputs;
 pub mod port;
 pub mod relay;

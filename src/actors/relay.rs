@@ -13,11 +13,13 @@ use std::{
 };
 
 use actix::prelude::*;
+use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
+    hooks::{Ask, Debt, Expelled, Owing, Update, UpdateRule, owe},
     house::{House, Venue},
     live_stream::{Incoming, Ingest, LiveStream, Publish, Replaced},
     router::Opened,
@@ -27,7 +29,9 @@ use super::{
         dial::{DialError, Dialed, dial},
         facts::SessionFacts,
         feeder::{Feeder, Handed},
+        hook_call::HookError,
         link::{ExitReason, Link},
+        oclp_call::{self, Decision, Event, Stage, Subject, decide},
         outbox::Progress,
         output::{Output, SharedOutput},
         relay_plan::{Direction, Leg},
@@ -36,7 +40,13 @@ use super::{
         targets::{OwnListens, Trust},
     },
 };
-use crate::media::{key::StreamKey, packet::Packet};
+use crate::{
+    config::{HookSecret, HookTargets, OclpRule, oclp::MetaType},
+    media::{
+        key::StreamKey,
+        packet::{Packet, PacketKind, Track},
+    },
+};
 
 mod far_end;
 mod http_flv;
@@ -48,6 +58,12 @@ use watch::Watch;
 
 pub struct Relay {
     trip: Trip,
+    /// None: it is not known yet.
+    leg: Option<Box<Leg>>,
+    /// What the scheduler is owed that sent us there.
+    debt: Debt,
+    /// The configuration with which the scheduler was asked.
+    header: Option<Bytes>,
     began: Instant,
     far: Option<Box<dyn FarEnd>>,
     output: SharedOutput,
@@ -75,9 +91,7 @@ pub struct Trip {
     pub key: StreamKey,
     pub venue: Arc<Venue>,
     pub opened: Opened,
-    pub leg: Leg,
-    /// Who named the far end.
-    pub trust: Trust,
+    pub goal: Goal,
     pub own_listens: Arc<OwnListens>,
     /// The nodes it comes through.
     pub route: String,
@@ -85,6 +99,29 @@ pub struct Trip {
     pub turn: usize,
     pub status: Arc<RelayStatus>,
     pub house: Arc<House>,
+}
+
+/// Where an attempt goes.
+#[derive(Clone)]
+pub enum Goal {
+    /// There; and who named it.
+    There(Box<Leg>, Trust),
+    /// Where a scheduler says.
+    Ask(Arc<Question>),
+}
+
+/// What a scheduler is asked at each attempt.
+pub struct Question {
+    pub rule: Arc<OclpRule>,
+    pub event: Event,
+    pub subject: Arc<Subject>,
+    pub secret: Option<Arc<HookSecret>>,
+    /// What it may name.
+    pub targets: HookTargets,
+    /// Not before the configuration of such a codec has come.
+    pub header: Option<MetaType>,
+    /// And again with each other one.
+    pub repeats: bool,
 }
 
 /// Nobody needs it any more: it is to take its leave.
@@ -116,6 +153,9 @@ impl Relay {
             ctx.set_mailbox_capacity(MAILBOX);
             let times = trip.venue.application.relays.limits;
             Self {
+                leg: None,
+                debt: Debt::default(),
+                header: None,
                 began: Instant::now(),
                 far: None,
                 output: Rc::new(RefCell::new(Output::new(Writes::closed()))),
@@ -140,11 +180,62 @@ impl Relay {
 
     // ---- reaching the far end ----
 
-    fn dial(&self, ctx: &mut Context<Self>) {
-        let Trip { leg, trust, own_listens, turn, venue, .. } = &self.trip;
-        let (leg, trust, own, turn) = (leg.clone(), trust.clone(), Arc::clone(own_listens), *turn);
+    fn set_out(&mut self, ctx: &mut Context<Self>) {
+        match self.trip.goal.clone() {
+            Goal::There(leg, trust) => self.dial(leg, trust, ctx),
+            Goal::Ask(question) if question.header.is_some() => {
+                self.trip.status.enter(State::Waiting);
+                self.subscribe(ctx);
+            }
+            Goal::Ask(question) => self.ask(question, ctx),
+        }
+    }
+
+    fn ask(&self, question: Arc<Question>, ctx: &mut Context<Self>) {
+        self.trip.status.enter(State::Asking);
+        let desk = self.trip.house.desks.hooks.clone();
+        let asked = async move {
+            let Question { rule, event, subject, secret, targets, .. } = &*question;
+            let call = oclp_call::ask(rule, *event, Stage::Start, subject, secret.as_ref());
+            let answer = match desk {
+                Some(desk) => desk.send(Ask(call)).await.unwrap_or(Err(HookError::Ending)),
+                None => Err(HookError::Ending),
+            };
+            (decide(*event, answer, targets), question)
+        };
+        ctx.spawn(asked.into_actor(self).map(|(decision, question), relay, ctx| {
+            if !relay.is_ending {
+                relay.obey(decision, &question, ctx);
+            }
+        }));
+    }
+
+    fn obey(&mut self, decision: Decision, question: &Arc<Question>, ctx: &mut Context<Self>) {
+        match decision {
+            Decision::Go(target, trust) => {
+                let leg = Leg::to(target, &self.trip.key);
+                self.trip.status.go_to(&leg);
+                if let Some(desk) = &self.trip.house.desks.hooks {
+                    self.debt = owe(desk, owing(question));
+                    self.debt.begin(&self.trip.opened.counters, || ctx.address().recipient());
+                }
+                self.dial(Box::new(leg), trust, ctx);
+            }
+            Decision::NoNeed => self.end_now(Fate::NoNeed, "its scheduler sees no need", ctx),
+            Decision::Refused(status) => {
+                self.end_now(Fate::TurnedAway(status), &format!("its scheduler says {status}"), ctx);
+            }
+            Decision::Retry(reason) => self.end_now(Fate::Retry, &format!("its scheduler: {reason}"), ctx),
+        }
+    }
+
+    fn dial(&mut self, leg: Box<Leg>, trust: Trust, ctx: &mut Context<Self>) {
+        self.trip.status.enter(State::Connecting);
+        let Trip { own_listens, turn, venue, .. } = &self.trip;
+        let (to, own, turn) = (leg.clone(), Arc::clone(own_listens), *turn);
         let patience = venue.application.relays.limits.connect;
-        let dialed = async move { dial(&leg.target, leg.server_name(), &trust, &own, turn, patience).await };
+        let dialed = async move { dial(&to.target, to.server_name(), &trust, &own, turn, patience).await };
+        self.leg = Some(leg);
         ctx.spawn(dialed.into_actor(self).map(|dialed, relay, ctx| relay.meet(dialed, ctx)));
     }
 
@@ -160,10 +251,10 @@ impl Relay {
             Ok(halves) => halves,
             Err(error) => return self.end_now(Fate::Retry, &error.to_string(), ctx),
         };
-        let trip = &self.trip;
+        let (trip, Some(leg)) = (&self.trip, &self.leg) else { return };
         let errand = Errand {
             direction: trip.direction,
-            leg: &trip.leg,
+            leg,
             route: &trip.route,
             session: &trip.venue.session,
             buffer: trip.venue.application.relays.buffer,
@@ -247,9 +338,9 @@ impl Relay {
     }
 
     fn note_running(&self) {
-        let Trip { id, direction, key, leg, status, .. } = &self.trip;
+        let Trip { id, direction, key, status, .. } = &self.trip;
         status.enter(State::Running);
-        info!(relay = id, %direction, stream = %key, far_end = %leg, "relaying");
+        info!(relay = id, %direction, stream = %key, far_end = status.report().url, "relaying");
     }
 
     // ---- a pull ----
@@ -328,7 +419,8 @@ impl Relay {
 
     /// As whom it publishes.
     fn facts(&self) -> SessionFacts {
-        let Trip { id, key, leg, .. } = &self.trip;
+        let Trip { id, key, .. } = &self.trip;
+        let Some(leg) = &self.leg else { return SessionFacts::default() };
         SessionFacts {
             id: *id,
             address: self.peer,
@@ -352,14 +444,44 @@ impl Relay {
     fn listen(&mut self, ctx: &mut Context<Self>) {
         let Some(form) = self.far.as_ref().and_then(|far| far.push_form()) else { return };
         self.take_output();
-        let Trip { venue, opened, .. } = &self.trip;
-        self.output.borrow_mut().play(form, venue.queue_rules(), false);
-        let subscriber = next_subscriber();
-        let to = ctx.address().recipient();
+        self.output.borrow_mut().play(form, self.trip.venue.queue_rules(), false);
+        // One that waited for a codec has left the stream, and comes back for what has come since.
+        self.subscribe(ctx);
+    }
+
+    fn subscribe(&mut self, ctx: &mut Context<Self>) {
+        let (subscriber, stream) = (next_subscriber(), &self.trip.opened.stream);
         // No reason to fetch a stream: it is pushed where there is one.
-        opened.stream.do_send(Listen::Join { subscriber, to, wants: None });
-        opened.stream.do_send(Listen::CatchUp { subscriber, listener: subscriber });
+        stream.do_send(Listen::Join { subscriber, to: ctx.address().recipient(), wants: None });
+        stream.do_send(Listen::CatchUp { subscriber, listener: subscriber });
         self.work = Work::Listening { subscriber, has_begun: false };
+    }
+
+    /// Looks for the configuration that the scheduler is to be asked about.
+    fn look(&mut self, packets: &[Packet], ctx: &mut Context<Self>) {
+        let Goal::Ask(question) = &self.trip.goal else { return };
+        let Some(wanted) = question.header else { return };
+        let is_meant = |packet: &&Packet| {
+            let track = match wanted {
+                MetaType::Video => packet.track() == Track::Video,
+                MetaType::Audio => packet.track() == Track::Audio,
+                MetaType::Both => packet.track() != Track::Data,
+            };
+            packet.kind() == PacketKind::Config && track
+        };
+        let Some(found) = packets.iter().find(is_meant).map(|packet| packet.payload().clone()) else { return };
+        match &self.header {
+            None => {
+                let question = Arc::clone(question);
+                self.header = Some(found);
+                self.leave();
+                self.ask(question, ctx);
+            }
+            Some(known) if question.repeats && wanted != MetaType::Both && *known != found => {
+                self.end(Fate::Retry, "the codec changes", ctx);
+            }
+            Some(_) => {}
+        }
     }
 
     fn begin(&mut self, listener: Option<u64>, burst: &[Packet], ctx: &mut Context<Self>) {
@@ -369,7 +491,11 @@ impl Relay {
             return;
         }
         *has_begun = true;
-        self.output.borrow_mut().begin(bytes::Bytes::new(), burst);
+        self.look(burst, ctx);
+        if self.far.is_none() {
+            return;
+        }
+        self.output.borrow_mut().begin(Bytes::new(), burst);
         self.write(ctx);
     }
 
@@ -459,11 +585,18 @@ impl Relay {
     fn part(&mut self) {
         match std::mem::replace(&mut self.work, Work::None) {
             Work::Feeding(mut feeder) => feeder.flush(),
-            Work::Listening { subscriber, .. } => {
-                self.trip.opened.stream.do_send(Listen::Leave { subscriber });
+            listening => {
+                self.work = listening;
+                self.leave();
                 self.output.borrow_mut().stop_playing();
             }
-            Work::None => {}
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Work::Listening { subscriber, .. } = self.work {
+            self.work = Work::None;
+            self.trip.opened.stream.do_send(Listen::Leave { subscriber });
         }
     }
 
@@ -514,7 +647,7 @@ impl Actor for Relay {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.dial(ctx);
+        self.set_out(ctx);
         ctx.run_interval(TICK, Self::tick);
     }
 
@@ -524,7 +657,7 @@ impl Actor for Relay {
         self.output.borrow_mut().close();
         let ending = self.trip.status.report().last;
         let reason = ending.map_or_else(String::new, |ending| ending.reason);
-        debug!(relay = self.trip.id, stream = %self.trip.key, far_end = %self.trip.leg, reason, "relay attempt ended");
+        debug!(relay = self.trip.id, stream = %self.trip.key, reason, "relay attempt ended");
         self.link.set_reason(ExitReason::Failed(reason));
     }
 }
@@ -551,7 +684,8 @@ impl Handler<Deliver> for Relay {
         match message {
             Deliver::Begin { listener, burst } => self.begin(listener, &burst, ctx),
             Deliver::Media { batch, gap } => {
-                if let Work::Listening { has_begun: true, .. } = self.work {
+                self.look(batch.packets(), ctx);
+                if let (Work::Listening { has_begun: true, .. }, Some(_)) = (&self.work, &self.far) {
                     let written = self.output.borrow_mut().send(&batch, gap, &mut Bulk::default());
                     self.note_written(written, ctx);
                 }
@@ -560,6 +694,13 @@ impl Handler<Deliver> for Relay {
             Deliver::TurnedAway(_) => {}
         }
     }
+}
+
+/// Nobody is sent away by what a scheduler says to an update.
+impl Handler<Expelled> for Relay {
+    type Result = ();
+
+    fn handle(&mut self, _: Expelled, _: &mut Self::Context) {}
 }
 
 impl Handler<Replaced> for Relay {
@@ -576,6 +717,21 @@ impl Handler<EndRelay> for Relay {
     fn handle(&mut self, _: EndRelay, ctx: &mut Self::Context) {
         self.end(Fate::NotNeeded, "nobody needs it any more", ctx);
     }
+}
+
+/// What a scheduler is told of a relay that it sent somewhere.
+fn owing(question: &Arc<Question>) -> Owing {
+    let Question { rule, event, subject, secret, .. } = &**question;
+    let update = rule.tells_update.then(|| {
+        let question = Arc::clone(question);
+        let call = move |_: &_| {
+            let Question { rule, event, subject, secret, .. } = &*question;
+            oclp_call::ask(rule, *event, Stage::Update, subject, secret.as_ref())
+        };
+        Update { every: rule.update, rule: UpdateRule::Ignored, call: Box::new(call) }
+    });
+    let done = rule.tells_done.then(|| oclp_call::ask(rule, *event, Stage::Done, subject, secret.as_ref()));
+    Owing { updates: update.into_iter().collect(), done: done.into_iter().collect() }
 }
 
 const TICK: Duration = Duration::from_secs(1);

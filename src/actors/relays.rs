@@ -15,14 +15,15 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     house::{House, Venue},
-    live_stream::{AwaitPublisher, EndPublish, LiveStream, StreamEvent, TurnAway},
-    relay::{EndRelay, Relay, Trip},
+    live_stream::{AwaitPublisher, EndPublish, Expel, LiveStream, StreamEvent, TurnAway},
+    relay::{EndRelay, Goal, Question, Relay, Trip},
     router::{NoStream, OpenStream, Opened, Purpose},
     source::Refusal,
     support::{
         counters::StreamCounters,
         facts::SessionFacts,
         link::{ExitReason, Exited, Link},
+        oclp_call::{Event, Subject},
         relay_plan::{Direction, Leg, Next, Patience},
         relay_status::{Fate, RelayStatus, RelayView, State},
         route::Route,
@@ -30,7 +31,7 @@ use super::{
     },
 };
 use crate::{
-    config::{HookTargets, Server},
+    config::{Application, HookTargets, OclpRule, Server},
     media::key::StreamKey,
 };
 
@@ -46,6 +47,8 @@ pub struct Relays {
     relays: HashMap<u64, Known>,
     /// What hooks named for sessions that are about to publish.
     named: Vec<(Instant, PushTo)>,
+    /// What they named for streams that somebody is about to play.
+    sources: Vec<(Instant, PullFrom)>,
     /// Answered once there is no relay left.
     finishing: Option<Vec<oneshot::Sender<()>>>,
 }
@@ -67,11 +70,8 @@ pub struct PushTo {
 #[rtype(result = "()")]
 pub struct PullFrom {
     pub key: StreamKey,
-    pub venue: Arc<Venue>,
     pub targets: Vec<Target>,
     pub trust: Trust,
-    /// The way of who wants to play.
-    pub route: Route,
 }
 
 /// What relays there are.
@@ -94,13 +94,12 @@ struct Watched {
     wanted: Option<Route>,
     /// Until then it is pulled although nobody watches.
     kept_until: Option<Instant>,
-    /// Somebody publishes who is no relay of ours.
-    is_local: bool,
+    publisher: Option<Arc<SessionFacts>>,
     pull: Option<u64>,
     pushes: Vec<u64>,
     /// Where a hook said it is to be pulled from.
-    named: Option<(Vec<Leg>, Trust)>,
-    /// A scheduler or a far end said that there is nothing: until somebody else wants it.
+    named: Option<Vec<Goal>>,
+    /// A scheduler said that there is nothing, or no need: until it is wanted anew.
     is_refused: bool,
 }
 
@@ -110,12 +109,12 @@ struct Known {
     key: StreamKey,
     venue: Arc<Venue>,
     opened: Opened,
-    legs: Vec<Leg>,
-    trust: Trust,
-    /// Which of the legs is next.
+    /// Each a backup of the one before it.
+    goals: Vec<Goal>,
+    /// Which of them is next.
     at: usize,
     /// Where the far end sent us, for one attempt.
-    moved: Option<(Leg, Trust)>,
+    moved: Option<Goal>,
     route: String,
     /// First wait and ceiling.
     back_off: (Duration, Duration),
@@ -150,6 +149,7 @@ impl Relays {
             streams: HashMap::new(),
             relays: HashMap::new(),
             named: Vec::new(),
+            sources: Vec::new(),
             finishing: None,
         }
     }
@@ -178,7 +178,7 @@ impl Relays {
                 venue,
                 wanted: None,
                 kept_until: None,
-                is_local: false,
+                publisher: None,
                 pull: None,
                 pushes: Vec::new(),
                 named: None,
@@ -207,7 +207,7 @@ impl Relays {
         let is_kept = watched.kept_until.is_some_and(|until| Instant::now() < until);
         let is_static =
             watched.venue.application.relays.static_pulls().any(|rule| rule.name.as_deref() == Some(&*key.name));
-        let is_due = !watched.is_local
+        let is_due = !watched.is_local()
             && !watched.is_refused
             && (is_static || watched.wanted.is_some() || is_kept)
             && self.finishing.is_none();
@@ -221,18 +221,40 @@ impl Relays {
         }
     }
 
+    /// A pull that brings nothing yet may have gone out for somebody who came another way, and been refused for that.
+    fn reroute(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get_mut(key) else { return };
+        let Some(id) = watched.pull else { return };
+        let route = watched.wanted.clone().unwrap_or_default().through(self.house.node);
+        let is_stale =
+            self.relays.get(&id).is_some_and(|known| known.route != route && known.status.state() != State::Running);
+        if is_stale {
+            watched.pull = None;
+            self.finish(id, ctx);
+        }
+    }
+
     fn pull(&mut self, key: &StreamKey, is_static: bool, ctx: &mut Context<Self>) {
-        let Some(watched) = self.streams.get(key) else { return };
+        let named = self.sources.extract_if(.., |(_, asked)| asked.key == *key).last();
+        let Some(watched) = self.streams.get_mut(key) else { return };
+        if let Some((_, PullFrom { targets, trust, .. })) = named {
+            let goal = |target| Goal::There(Box::new(Leg::to(target, key)), trust.clone());
+            watched.named = Some(targets.into_iter().take(MAX_NAMED).map(goal).collect());
+        }
         let rules = &watched.venue.application.relays;
-        // The one who wants it is not asked who it is: what it says of itself is not the stream's.
-        let facts = SessionFacts { host: key.vhost.to_string(), ..SessionFacts::default() };
-        let (legs, trust) = match &watched.named {
-            Some(named) => named.clone(),
-            None => {
-                let rules = rules.pulls.iter().filter(|rule| rule.is_for(&key.name) && rule.is_static == is_static);
-                let legs = rules.map(|rule| Leg::of(rule, key, &facts)).collect::<Result<Vec<_>, _>>();
-                match legs {
-                    Ok(legs) => (legs.into_iter().flatten().collect(), Trust::Configured),
+        let application = &watched.venue.application;
+        let goals = match (&watched.named, &application.oclp.pull) {
+            (Some(named), _) => named.clone(),
+            (None, Some(rule)) if !is_static => {
+                let about = Subject::stream(key);
+                vec![Goal::Ask(Arc::new(question(application, rule, Event::Pull, about)))]
+            }
+            _ => {
+                // The one who wants it is not asked who it is: what it says of itself is not the stream's.
+                let facts = SessionFacts { host: key.vhost.to_string(), ..SessionFacts::default() };
+                let meant = rules.pulls.iter().filter(|rule| rule.is_for(&key.name) && rule.is_static == is_static);
+                match meant.map(|rule| Leg::of(rule, key, &facts)).collect::<Result<Vec<_>, _>>() {
+                    Ok(legs) => legs.into_iter().flatten().map(configured).collect(),
                     Err(error) => return warn!(stream = %key, %error, "a pull leads nowhere"),
                 }
             }
@@ -240,7 +262,7 @@ impl Relays {
         let ceiling = if is_static { rules.static_pull_ceiling } else { rules.pull_ceiling };
         let back_off = (rules.first_retry, ceiling);
         let route = watched.wanted.clone().unwrap_or_default();
-        let id = self.start(Direction::Pull, key, legs, trust, &route, back_off, ctx);
+        let id = self.start(Direction::Pull, key, goals, &route, back_off, ctx);
         if let Some(watched) = self.streams.get_mut(key) {
             watched.pull = id;
         }
@@ -262,36 +284,24 @@ impl Relays {
             }
         }
         keys.dedup();
-        keys.into_iter().for_each(|key| self.open(key, None, ctx));
+        keys.into_iter().for_each(|key| self.open_one(key, ctx));
     }
 
-    /// Makes a stream that is to be pulled, and pulls it. `named`: for who asked for it, and where it is.
-    fn open(&mut self, key: StreamKey, asked: Option<PullFrom>, ctx: &mut Context<Self>) {
+    /// Makes a stream that is always pulled.
+    fn open_one(&mut self, key: StreamKey, ctx: &mut Context<Self>) {
         let Some(venue) = self.house.venue_of(&key) else { return };
         let (rules, home) = (Arc::clone(&venue.rules), self.home());
         let open = OpenStream { key: key.clone(), rules, purpose: Purpose::Publish, home };
         let opened = self.house.router.send(open).into_actor(self);
-        ctx.spawn(opened.map(move |opened, relays, ctx| {
-            let opened = match opened.unwrap_or(Err(NoStream::NotFound)) {
-                Ok(opened) => opened,
-                Err(error) => {
-                    warn!(stream = %key, %error, "a pull has no stream");
-                    if asked.is_none() {
-                        ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open(key, None, ctx));
-                    }
-                    return;
-                }
-            };
-            if !relays.watch(&key, &opened, ctx) {
-                return;
+        ctx.spawn(opened.map(move |opened, relays, ctx| match opened.unwrap_or(Err(NoStream::NotFound)) {
+            Ok(opened) => {
+                relays.watch(&key, &opened, ctx);
+                relays.settle(&key, ctx);
             }
-            if let (Some(asked), Some(watched)) = (asked, relays.streams.get_mut(&key)) {
-                let legs = asked.targets.into_iter().map(|target| Leg::to(target, &key)).collect();
-                watched.named = Some((legs, asked.trust));
-                watched.is_refused = false;
-                relays.keep(&key, ctx);
+            Err(error) => {
+                warn!(stream = %key, %error, "a static pull has no stream");
+                ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open_one(key, ctx));
             }
-            relays.settle(&key, ctx);
         }));
     }
 
@@ -313,22 +323,48 @@ impl Relays {
         let mut ways = Vec::new();
         for rule in rules.pushes_of(&key.name) {
             match Leg::of(rule, key, facts) {
-                Ok(legs) => ways.push((legs, Trust::Configured)),
+                Ok(legs) => ways.push(legs.into_iter().map(configured).collect()),
                 Err(error) => warn!(stream = %key, %error, "a push leads nowhere"),
             }
         }
+        if !facts.is_relay {
+            let application = &watched.venue.application;
+            let about = || Subject::published(key, facts);
+            let asked = |rule, event| vec![Goal::Ask(Arc::new(question(application, rule, event, about())))];
+            ways.extend(application.oclp.push.iter().map(|rule| asked(rule, Event::Push)));
+            ways.extend(application.oclp.meta.iter().map(|rule| asked(rule, Event::Meta)));
+        }
+        for goals in ways {
+            self.start_push(key, goals, &facts.route, back_off, ctx);
+        }
         let now = Instant::now();
         self.named.retain(|(until, _)| now < *until);
-        let named = self.named.extract_if(.., |(_, named)| named.key == *key && named.session == facts.id);
-        for (_, named) in named {
-            let legs = named.targets.into_iter().map(|target| (vec![Leg::to(target, key)], named.trust.clone()));
-            ways.extend(legs.take(MAX_NAMED));
+        let is_meant = |named: &PushTo| named.key == *key && named.session == facts.id;
+        let named: Vec<_> = self.named.extract_if(.., |(_, named)| is_meant(named)).collect();
+        named.into_iter().for_each(|(_, named)| self.push_named(named, facts, ctx));
+    }
+
+    fn push_named(&mut self, named: PushTo, facts: &SessionFacts, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get(&named.key) else { return };
+        let rules = &watched.venue.application.relays;
+        let back_off = (rules.first_retry, rules.push_ceiling);
+        for target in named.targets.into_iter().take(MAX_NAMED) {
+            let goal = Goal::There(Box::new(Leg::to(target, &named.key)), named.trust.clone());
+            self.start_push(&named.key, vec![goal], &facts.route, back_off, ctx);
         }
-        for (legs, trust) in ways {
-            let id = self.start(Direction::Push, key, legs, trust, &facts.route, back_off, ctx);
-            if let Some(watched) = self.streams.get_mut(key) {
-                watched.pushes.extend(id);
-            }
+    }
+
+    fn start_push(
+        &mut self,
+        key: &StreamKey,
+        goals: Vec<Goal>,
+        route: &Route,
+        back_off: (Duration, Duration),
+        ctx: &mut Context<Self>,
+    ) {
+        let id = self.start(Direction::Push, key, goals, route, back_off, ctx);
+        if let Some(watched) = self.streams.get_mut(key) {
+            watched.pushes.extend(id);
         }
     }
 
@@ -339,32 +375,26 @@ impl Relays {
 
     // ---- relays ----
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all that tells one relay from another, at the one place where it is made"
-    )]
     fn start(
         &mut self,
         direction: Direction,
         key: &StreamKey,
-        legs: Vec<Leg>,
-        trust: Trust,
+        goals: Vec<Goal>,
         route: &Route,
         back_off: (Duration, Duration),
         ctx: &mut Context<Self>,
     ) -> Option<u64> {
         let watched = self.streams.get(key)?;
         let stream = watched.stream.upgrade()?;
-        let first = legs.first()?;
+        goals.first()?;
         let id = self.house.next_connection();
-        info!(relay = id, %direction, stream = %key, far_end = %first, "relay started");
+        info!(relay = id, %direction, stream = %key, "relay started");
         let known = Known {
             direction,
             key: key.clone(),
             venue: Arc::clone(&watched.venue),
             opened: Opened { stream, counters: Arc::clone(&watched.counters) },
-            legs,
-            trust,
+            goals,
             at: 0,
             moved: None,
             route: route.through(self.house.node),
@@ -388,10 +418,11 @@ impl Relays {
     fn attempt(&mut self, id: u64, ctx: &mut Context<Self>) {
         let home = self.home();
         let Some(known) = self.relays.get_mut(&id) else { return };
-        let here = known.legs.get(known.at).map(|leg| (leg.clone(), known.trust.clone()));
-        let Some((leg, trust)) = known.moved.take().or(here) else { return };
+        let Some(goal) = known.moved.take().or_else(|| known.goals.get(known.at).cloned()) else { return };
         known.status.begin();
-        known.status.go_to(leg.to_string());
+        if let Goal::There(leg, _) = &goal {
+            known.status.go_to(leg);
+        }
         known.next_try = None;
         known.attempts = known.attempts.wrapping_add(1);
         let trip = Trip {
@@ -400,8 +431,7 @@ impl Relays {
             key: known.key.clone(),
             venue: Arc::clone(&known.venue),
             opened: known.opened.clone(),
-            leg,
-            trust,
+            goal,
             own_listens: Arc::clone(&self.own_listens),
             route: known.route.clone(),
             turn: known.attempts - 1,
@@ -469,12 +499,15 @@ impl Relays {
                 ctx.run_later(LOOK_AGAIN, move |relays, ctx| relays.settle(&key, ctx));
                 return self.forget(id);
             }
-            Fate::TurnedAway(status) => {
-                let status = *status;
-                return self.turn_away(id, status);
+            Fate::NoNeed => {
+                if let Some(watched) = self.streams.get_mut(&known.key).filter(|watched| watched.pull == Some(id)) {
+                    watched.is_refused = true;
+                }
+                return self.forget(id);
             }
+            Fate::TurnedAway(status) => return self.turn_away(id, *status, ctx),
             Fate::Moved(tc_url) => known.move_to(tc_url),
-            _ if worked.is_zero() && !known.legs.is_empty() => known.at = (known.at + 1) % known.legs.len(),
+            _ if worked.is_zero() => known.at = (known.at + 1).checked_rem(known.goals.len()).unwrap_or_default(),
             _ => {}
         }
         let next = known.patience.after(exit, &fate, worked, known.back_off, now, jitter);
@@ -532,13 +565,27 @@ impl Relays {
         }
     }
 
-    /// A scheduler says that there is nothing to be had.
-    fn turn_away(&mut self, id: u64, status: u16) {
-        if let Some(known) = self.relays.get(&id).filter(|known| known.direction == Direction::Pull) {
-            known.end_publish(id);
-            known.turn_away(format!("the scheduler says {status}"));
-            if let Some(watched) = self.streams.get_mut(&known.key) {
-                watched.is_refused = true;
+    /// A scheduler says that there is nothing to be had, or that this is not to be published.
+    fn turn_away(&mut self, id: u64, status: u16, ctx: &mut Context<Self>) {
+        if let Some(known) = self.relays.get(&id) {
+            let reason = format!("the scheduler says {status}");
+            let key = known.key.clone();
+            match known.direction {
+                Direction::Push => known.opened.stream.do_send(Expel { reason }),
+                Direction::Pull => {
+                    known.end_publish(id);
+                    known.turn_away(reason);
+                    if let Some(watched) = self.streams.get_mut(&key) {
+                        watched.is_refused = true;
+                    }
+                    // Who came in just now has not heard of it.
+                    ctx.run_later(LOOK_AGAIN, move |relays, ctx| {
+                        if let Some(watched) = relays.streams.get_mut(&key) {
+                            watched.is_refused = false;
+                        }
+                        relays.settle(&key, ctx);
+                    });
+                }
             }
         }
         self.forget(id);
@@ -570,6 +617,13 @@ impl Relays {
     }
 }
 
+impl Watched {
+    /// Somebody publishes who is no relay of ours.
+    fn is_local(&self) -> bool {
+        self.publisher.as_ref().is_some_and(|facts| !facts.is_relay)
+    }
+}
+
 impl Known {
     /// What a pull published is over, if it published.
     fn end_publish(&self, id: u64) {
@@ -585,17 +639,36 @@ impl Known {
 
     /// Follows where the far end sends us. It may not lead us nearer than it is itself: nobody here has named that place.
     fn move_to(&mut self, tc_url: &str) {
-        let Some(leg) = self.legs.get(self.at) else { return };
+        let Some(leg) = self.status.leg() else { return };
         match leg.moved(tc_url) {
             Ok(there) => {
-                let trust = match &self.trust {
-                    Trust::Configured => Trust::named_by(self.status.peer(), &HookTargets::NoNearer),
-                    named => named.clone(),
+                let trust = match self.goals.get(self.at) {
+                    Some(Goal::There(_, named)) if *named != Trust::Configured => named.clone(),
+                    _ => Trust::named_by(self.status.peer(), &HookTargets::NoNearer),
                 };
-                self.moved = Some((there, trust));
+                self.moved = Some(Goal::There(Box::new(there), trust));
             }
             Err(error) => debug!(stream = %self.key, far_end = %leg, %error, "a far end sends us to no place"),
         }
+    }
+}
+
+/// A far end that the configuration names.
+fn configured(leg: Leg) -> Goal {
+    Goal::There(Box::new(leg), Trust::Configured)
+}
+
+/// What a scheduler is asked at each attempt of a relay.
+fn question(application: &Application, rule: &Arc<OclpRule>, event: Event, subject: Subject) -> Question {
+    let rules = &application.oclp;
+    Question {
+        rule: Arc::clone(rule),
+        event,
+        subject: Arc::new(subject),
+        secret: application.hooks.notify.secret.clone(),
+        targets: rules.targets.clone(),
+        header: (event == Event::Meta).then_some(rules.meta_type),
+        repeats: rules.meta_repeats,
     }
 }
 
@@ -617,7 +690,7 @@ impl Handler<StreamEvent> for Relays {
                     return;
                 }
                 if let Some(watched) = self.of(&key, opened.id()) {
-                    watched.is_local = !facts.is_relay;
+                    watched.publisher = Some(Arc::clone(&facts));
                     watched.is_refused = false;
                 }
                 self.settle(&key, ctx);
@@ -625,13 +698,13 @@ impl Handler<StreamEvent> for Relays {
             }
             StreamEvent::Replaced { key, id, facts } => {
                 if let Some(watched) = self.of(&key, id) {
-                    watched.is_local = !facts.is_relay;
+                    watched.publisher = Some(facts);
                     self.settle(&key, ctx);
                 }
             }
             StreamEvent::Ended { key, id } => {
                 let Some(watched) = self.of(&key, id) else { return };
-                watched.is_local = false;
+                watched.publisher = None;
                 self.end_pushes(&key, ctx);
                 self.settle(&key, ctx);
             }
@@ -643,6 +716,7 @@ impl Handler<StreamEvent> for Relays {
                     watched.wanted = Some(route);
                     watched.is_refused = false;
                 }
+                self.reroute(&key, ctx);
                 self.settle(&key, ctx);
             }
             StreamEvent::Unwanted { key, id } => {
@@ -661,7 +735,7 @@ impl Handler<StreamEvent> for Relays {
                     venue.application.relays.static_pulls().any(|rule| rule.name.as_deref() == Some(&*key.name))
                 });
                 if is_static && self.finishing.is_none() {
-                    ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open(key, None, ctx));
+                    ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open_one(key, ctx));
                 }
             }
         }
@@ -679,7 +753,12 @@ impl Handler<Exited> for Relays {
 impl Handler<PushTo> for Relays {
     type Result = ();
 
-    fn handle(&mut self, asked: PushTo, _: &mut Self::Context) {
+    fn handle(&mut self, asked: PushTo, ctx: &mut Self::Context) {
+        let publisher = self.streams.get(&asked.key).and_then(|watched| watched.publisher.clone());
+        if let Some(facts) = publisher.filter(|facts| facts.id == asked.session) {
+            return self.push_named(asked, &facts, ctx);
+        }
+        // It publishes in a moment, or somebody was faster.
         let now = Instant::now();
         self.named.retain(|(until, _)| now < *until);
         if self.named.len() < MAX_WAITING {
@@ -692,7 +771,16 @@ impl Handler<PullFrom> for Relays {
     type Result = ();
 
     fn handle(&mut self, asked: PullFrom, ctx: &mut Self::Context) {
-        self.open(asked.key.clone(), Some(asked), ctx);
+        let key = asked.key.clone();
+        let now = Instant::now();
+        self.sources.retain(|(until, known)| now < *until && known.key != key);
+        if self.sources.len() < MAX_WAITING {
+            self.sources.push((now + NAMED_WAITS, asked));
+        }
+        // Others may wait for it already; else it is pulled as soon as the one who asked does.
+        if self.streams.get(&key).is_some_and(|watched| watched.wanted.is_some()) {
+            self.settle(&key, ctx);
+        }
     }
 }
 

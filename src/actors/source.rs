@@ -27,6 +27,8 @@ pub enum Listen {
     /// From the next packet on this subscriber is told everything. `wants`: somebody watches through it, having come this
     /// way, and the stream is worth fetching for it; none: it takes what is there.
     Join { subscriber: u64, to: Recipient<Deliver>, wants: Option<Route> },
+    /// Through this subscriber it is watched by somebody else as well, who has come this way.
+    Wants { subscriber: u64, route: Route },
     /// A subscriber has a new listener. If somebody publishes, the subscriber is told in a [`Deliver::Begin`] for this
     /// listener what a late joiner needs, in order with everything else it is told.
     CatchUp { subscriber: u64, listener: u64 },
@@ -88,9 +90,18 @@ impl Subscribers {
         self.0.len()
     }
 
-    /// The way of the first of those for whom the stream is worth fetching.
+    /// Somebody else watches through this one, having come this way.
+    pub fn want(&mut self, id: u64, route: Route) {
+        if let Some(subscriber) = self.0.iter_mut().find(|subscriber| subscriber.id == id) {
+            subscriber.wants = Some(route);
+        }
+    }
+
+    /// The way of one of those for whom the stream is worth fetching. Whoever is at home here may have it fetched from
+    /// everywhere, a relay from nowhere that it comes through itself.
     pub fn wants(&self) -> Option<&Route> {
-        self.0.iter().find_map(|subscriber| subscriber.wants.as_ref())
+        let routes = self.0.iter().filter_map(|subscriber| subscriber.wants.as_ref());
+        routes.min_by_key(|route| !route.is_empty())
     }
 
     pub fn is_empty(&self) -> bool {

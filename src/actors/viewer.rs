@@ -45,6 +45,7 @@ pub struct Viewer {
     answer: Option<oneshot::Receiver<()>>,
     hang_up: Option<HangUp>,
     reason: Option<String>,
+    is_relay: bool,
     record: Box<SessionRecord>,
     _attendance: Option<Attendance>,
     _entered: Entered,
@@ -96,6 +97,7 @@ impl Viewer {
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
+        let is_relay = !route.is_empty();
         Self::create(|ctx| {
             let entered = house.viewers.enter(Entry {
                 key: key.clone(),
@@ -122,6 +124,7 @@ impl Viewer {
                 answer: Some(answer),
                 hang_up,
                 reason: None,
+                is_relay,
                 record: Box::new(record),
                 _attendance: attendance,
                 _entered: entered,
@@ -241,6 +244,8 @@ impl Handler<PlayerNotice> for Viewer {
 
     fn handle(&mut self, notice: PlayerNotice, ctx: &mut Self::Context) {
         match notice {
+            // There are no words for it in an answer. A relay must know, or it would keep its players for nothing.
+            PlayerNotice::Ended if self.is_relay => self.finish("the publisher left"),
             PlayerNotice::Ended if self.venue.application.live_options.idle_streams => {}
             PlayerNotice::Ended => self.finish("the publisher left and idle_streams is off"),
             PlayerNotice::TurnedAway(refusal) => self.finish(&refusal.reason),

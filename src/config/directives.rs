@@ -783,7 +783,15 @@ const ON_RECORDINGS: Verdict = NotYet("waits for recordings, which come in a lat
 static EXEC: &[Row] = &[
     row("exec", ALL, MSA, Words(1, 255), "", CHILD).many(),
     row("exec_push", ALL, MSA, Words(1, 255), "", CHILD).many(),
-    row("exec_pull", ALL, MSA, Words(1, 255), "", CHILD).many(),
+    row(
+        "exec_pull",
+        ALL,
+        MSA,
+        Words(1, 255),
+        "",
+        Better("goes on for pull_idle after the last player, and is one for all who watch"),
+    )
+    .many(),
     row("exec_publish", ALL, MSA, Words(1, 255), "", Works).many(),
     row("exec_publish_done", ALL, MSA, Words(1, 255), "", Better("also when the server ends")).many(),
     row("exec_play", ALL, MSA, Words(1, 255), "", Better("also for viewers of HTTP-FLV and of endless .ts and .mp4"))
@@ -1032,13 +1040,6 @@ static OCLP: &[Row] = &[
     )
     .many_here(),
     own("scheduler_secret", LOCATION, Text, "", "calls must be signed with it, see hook_secret"),
-    own(
-        "scheduler_domains",
-        LOCATION,
-        Flag,
-        "off",
-        "players come to the edge's domain and publishers to the origin's; on: the same name on two domains is two streams",
-    ),
 ];
 
 const ONE_PROCESS: Verdict =

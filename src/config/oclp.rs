@@ -90,8 +90,6 @@ pub struct Scheduler {
     pub pushes: Vec<PushRule>,
     /// Calls must be signed with this.
     pub secret: Option<Arc<str>>,
-    /// The same name on two domains is two streams.
-    pub by_domain: bool,
 }
 
 /// One `scheduler_push`: what is published is pushed there too.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -20,6 +21,7 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::time::Instant;
+use tokio::time::timeout;
 
 use super::{
     METHODS, MediaRequest, Site,
@@ -137,7 +139,7 @@ async fn watch(
         Endless::Flv => Form::flv(tracks, application.live_options.zero_start),
         Endless::Ts | Endless::Mp4 => Form::Ready,
     };
-    let watching = Viewer::begin(Visit {
+    let mut watching = Viewer::begin(Visit {
         house: Arc::clone(&site.house),
         record: record(asked, request),
         route,
@@ -149,8 +151,18 @@ async fn watch(
         hang_up: request.conn_data::<Caller>().map(|caller| caller.hang_up.clone()),
         debts,
     });
+    // What is fetched may turn out not to be there, and a viewer over HTTP can be told so in the head of the answer only.
+    let may_be_nowhere = !is_live && !application.live_options.idle_streams;
+    let first = match may_be_nowhere && upgrade.is_none() {
+        true => match timeout(FETCH_WAITS, poll_fn(|task| watching.poll_bytes(task))).await {
+            Ok(Some(Ok(first))) => Some(first),
+            Ok(None) => return refuse(StatusCode::NOT_FOUND, &NoStream::NotFound.to_string()),
+            Ok(Some(Err(_))) | Err(_) => return refuse(StatusCode::SERVICE_UNAVAILABLE, "the stream has not come"),
+        },
+        false => None,
+    };
     match upgrade {
-        None => endless(format).body(Answer(watching)),
+        None => endless(format).body(Answer { first, watching }),
         Some(mut response) => {
             let body = BoxBody::new(Socket::new(watching, payload.into_inner()));
             HttpResponse::from(response.message_body(body).expect("the handshake writes headers that are right"))
@@ -378,7 +390,11 @@ fn endless(format: Endless) -> HttpResponseBuilder {
 }
 
 /// The body of an answer over plain HTTP.
-struct Answer(Watching);
+struct Answer {
+    /// Taken out before it was known that there is an answer.
+    first: Option<Bytes>,
+    watching: Watching,
+}
 
 impl MessageBody for Answer {
     type Error = BrokenOff;
@@ -388,7 +404,11 @@ impl MessageBody for Answer {
     }
 
     fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
-        self.get_mut().0.poll_bytes(task)
+        let this = self.get_mut();
+        match this.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => this.watching.poll_bytes(task),
+        }
     }
 }
 
@@ -502,6 +522,10 @@ impl MessageBody for Socket {
 
 /// RTMP's own, where a query names no other.
 const DEFAULT_PORT: u16 = 1935;
+
+/// How long a viewer waits for the head of its answer when its stream is fetched from elsewhere: a little longer than a
+/// pull has to bring its first frame.
+const FETCH_WAITS: Duration = Duration::from_secs(12);
 
 /// Arguments of a query that are looked at.
 const MAX_ARGS: usize = 64;

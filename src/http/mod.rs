@@ -9,6 +9,7 @@
 //! - [`hls`]: playlists, manifests and segments.
 //! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
 //! - [`mod@page`]: what is live, and a player of our own.
+//! - [`scheduler`]: the calls of a cluster's nodes.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
 //! request of a start without a configuration, comes to [`watch`] from there.
@@ -37,6 +38,7 @@ pub mod live;
 pub mod nginx;
 pub mod outlet;
 pub mod page;
+pub mod scheduler;
 pub mod server;
 pub mod tls;
 pub mod wire;

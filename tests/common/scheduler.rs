@@ -1,16 +1,16 @@
-//! A scheduler of the test's own: an HTTP server that answers as it is told, and keeps what it was asked.
+//! A scheduler of the test's own: answers as it is told, and can be told otherwise.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::hook_server::{HookServer, answer, answer_with};
 use super::wait;
 
 pub struct Scheduler {
-    port: u16,
+    server: HookServer,
     script: Script,
-    asked: Arc<Mutex<Vec<String>>>,
 }
 
 /// What is answered to a question, which is given with its query.
@@ -20,7 +20,7 @@ type Script = Arc<Mutex<Box<dyn Fn(&str) -> Reply + Send>>>;
 #[derive(Clone, Debug)]
 pub enum Reply {
     Status(u16),
-    /// 302 to this URL, with these headers behind it.
+    /// 302 to this URL, with these header lines behind it.
     MovedTo(String, &'static str),
     /// 302 without a word of where to.
     MovedNowhere,
@@ -36,23 +36,36 @@ impl Reply {
     pub fn moved_to(url: impl Into<String>) -> Self {
         Self::MovedTo(url.into(), "")
     }
+
+    /// Says it; whoever asked may have left.
+    fn give(&self, socket: &mut TcpStream) {
+        let status = |status: u16| answer(&format!("{status} X"));
+        let text = match self {
+            Self::Status(code) => status(*code),
+            Self::MovedTo(url, more) => answer_with("302 Found", &format!("Location: {url}\r\n{more}")),
+            Self::MovedNowhere => status(302),
+            Self::Raw(bytes) => return drop(socket.write_all(bytes)),
+            Self::Late(time, code) => {
+                // Nothing to wait for: the time itself is the point.
+                wait::within(*time, || None::<()>);
+                status(*code)
+            }
+            Self::Never => return drop(socket.read(&mut [0])),
+        };
+        let _ = socket.write_all(text.as_bytes());
+    }
 }
 
 impl Scheduler {
     pub fn start(script: impl Fn(&str) -> Reply + Send + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
         let script: Script = Arc::new(Mutex::new(Box::new(script)));
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (answers, notes) = (Arc::clone(&script), Arc::clone(&asked));
-        // It ends with the process: a listener cannot be told to stop waiting.
-        std::thread::spawn(move || {
-            for socket in listener.incoming().map_while(Result::ok) {
-                let (answers, notes) = (Arc::clone(&answers), Arc::clone(&notes));
-                std::thread::spawn(move || serve(socket, &answers, &notes));
-            }
+        let answers = Arc::clone(&script);
+        let server = HookServer::start_raw(move |request, socket| {
+            let reply = (answers.lock().expect("no script panics"))(&request.target);
+            reply.give(socket);
+            false
         });
-        Self { port, script, asked }
+        Self { server, script }
     }
 
     /// From now on it answers otherwise.
@@ -61,17 +74,13 @@ impl Scheduler {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/oclp", self.port)
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
+        self.server.url("/oclp")
     }
 
     /// The questions so far that hold all of `words`.
     pub fn asked(&self, words: &[&str]) -> Vec<String> {
-        let asked = self.asked.lock().expect("no other thread panics");
-        asked.iter().filter(|question| words.iter().all(|word| question.contains(word))).cloned().collect()
+        let asked = self.server.requests().into_iter().map(|request| request.target);
+        asked.filter(|question| words.iter().all(|word| question.contains(word))).collect()
     }
 
     /// Waits until so many questions held all of `words`; the last of them.
@@ -79,39 +88,6 @@ impl Scheduler {
     pub fn wait_for(&self, words: &[&str], count: usize) -> String {
         let found = wait::within(PATIENCE, || self.asked(words).get(count - 1).cloned());
         found.unwrap_or_else(|| panic!("not asked {count} times for {words:?}: {:#?}", self.asked(&[])))
-    }
-}
-
-fn serve(mut socket: TcpStream, script: &Script, asked: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(socket.try_clone().expect("a descriptor more")).lines().map_while(Result::ok);
-    while let Some(first) = lines.next() {
-        let question = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        // Its headers; a scheduler is asked by GET.
-        while lines.next().is_some_and(|line| !line.is_empty()) {}
-        asked.lock().expect("no other thread panics").push(question.clone());
-        let reply = (script.lock().expect("no script panics"))(&question);
-        let head = |status: u16, more: &str| format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n{more}\r\n");
-        let sent = match reply {
-            Reply::Status(status) => socket.write_all(head(status, "").as_bytes()),
-            Reply::MovedTo(url, more) => socket.write_all(head(302, &format!("Location: {url}\r\n{more}")).as_bytes()),
-            Reply::MovedNowhere => socket.write_all(head(302, "").as_bytes()),
-            Reply::Raw(bytes) => {
-                let _ = socket.write_all(bytes);
-                return;
-            }
-            Reply::Late(time, status) => {
-                // Nothing to wait for: the time itself is the point.
-                wait::within(time, || None::<()>);
-                socket.write_all(head(status, "").as_bytes())
-            }
-            Reply::Never => {
-                let _ = socket.read(&mut [0]);
-                return;
-            }
-        };
-        if sent.is_err() {
-            return;
-        }
     }
 }
 

@@ -62,6 +62,18 @@ impl TestServer {
         Self::start_marked(Kind::under_test(), "", text, files)
     }
 
+    /// livemill with this `rtmp` block in the place of a shell that has run `script`: it inherits what that leaves open or behind.
+    pub fn start_in_place_of_shell(script: &str, rtmp: &str) -> Self {
+        let kind = Kind::Livemill;
+        Self::start_somewhere(kind, |ports, dir| {
+            let config = write_config(kind, preamble(kind), rtmp, &[], ports, dir);
+            let mut command = Command::new("bash");
+            command.arg("-c").arg(format!("{script}\nexec \"$0\" \"$@\""));
+            command.arg(binary(kind)).arg("-p").arg(dir).arg("-c").arg(config);
+            command
+        })
+    }
+
     /// livemill started with nothing: no file, RTMP on the first port and HTTP on the second, open to everybody.
     pub fn start_without_a_file() -> Self {
         Self::start_somewhere(Kind::Livemill, |ports, dir| {

@@ -351,7 +351,7 @@ impl Connection {
                 admitted = gate::play(&house, &venue, Arc::clone(&facts), wish).await?;
                 key = admitted.key(key)?;
                 if let Some(named) = admitted.relay.take() {
-                    gate::pull_from(&house, &key, &venue, &facts, named);
+                    gate::pull_from(&house, &key, &facts, named);
                     purpose = Purpose::PlayFetched;
                 }
             }

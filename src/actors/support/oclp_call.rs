@@ -1,6 +1,12 @@
 //! One call of oclp: the query that AlexWoo's and PingOS's modules send, and what an answer to it means.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -37,8 +43,8 @@ pub enum Stage {
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
     pub facts: SessionFacts,
-    /// The stream is published here, and not fetched from elsewhere.
-    pub is_origin: bool,
+    /// The stream is published here, and not fetched from elsewhere: that changes while it lives.
+    pub is_origin: Arc<AtomicBool>,
 }
 
 /// What the answer to the start of a pull, push or meta means.
@@ -91,7 +97,7 @@ impl Stage {
 impl Subject {
     /// A session that plays or publishes.
     pub fn session(facts: &SessionFacts) -> Self {
-        Self { facts: facts.clone(), is_origin: false }
+        Self { facts: facts.clone(), is_origin: Arc::default() }
     }
 
     /// A stream of which no session says more.
@@ -103,7 +109,7 @@ impl Subject {
             name: key.name.to_string(),
             ..SessionFacts::default()
         };
-        Self { facts, is_origin: false }
+        Self { facts, is_origin: Arc::default() }
     }
 
     /// A stream, with what its publisher said: the host, the arguments.
@@ -111,7 +117,7 @@ impl Subject {
         let Self { facts: stream, .. } = Self::stream(key);
         let host = if facts.host.is_empty() { stream.host } else { facts.host.clone() };
         let facts = SessionFacts { host, app: stream.app, name: stream.name, ..facts.clone() };
-        Self { is_origin: !facts.is_relay, facts }
+        Self { is_origin: Arc::new(AtomicBool::new(!facts.is_relay)), facts }
     }
 
     /// The value of a `$variable` in `args=`. Unknown ones are empty, and the configuration has been told so.
@@ -133,7 +139,7 @@ impl Subject {
             "domain" | "host" => safe(&facts.host),
             "serverid" => safe(&facts.server_id),
             "scheme" | "protocol" => facts.protocol.into(),
-            "role" => if self.is_origin { "origin" } else { "edge" }.into(),
+            "role" => if self.is_origin.load(Ordering::Relaxed) { "origin" } else { "edge" }.into(),
             "call" => event.name().into(),
             _ => "".into(),
         }
@@ -299,7 +305,7 @@ mod tests {
     #[test]
     fn a_stream_is_told_by_its_publisher_s_host() {
         let key = StreamKey::parse("default", "live", "cam").unwrap();
-        let host = |subject: Subject| (subject.facts.host, subject.is_origin);
+        let host = |subject: Subject| (subject.facts.host, subject.is_origin.load(Ordering::Relaxed));
         assert_eq!(host(Subject::stream(&key)), ("default".to_owned(), false));
         assert_eq!(host(Subject::published(&key, &facts())), ("live.example".to_owned(), true));
         let relay = SessionFacts { is_relay: true, host: String::new(), ..facts() };

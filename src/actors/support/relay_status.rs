@@ -10,6 +10,8 @@ use std::{
 
 use serde::Serialize;
 
+use super::relay_plan::Leg;
+
 /// Shared by the attempts of one relay, one after the other.
 #[derive(Debug, Default)]
 pub struct RelayStatus {
@@ -29,6 +31,7 @@ pub struct Report {
     pub state: State,
     /// The far end of this attempt, without its query.
     pub url: String,
+    pub leg: Option<Leg>,
     /// The address that took us.
     pub peer: Option<IpAddr>,
     /// How the last attempt ended.
@@ -71,8 +74,10 @@ pub enum Fate {
     NameInUse,
     /// The far end asks to come to this `tcUrl`.
     Moved(String),
-    /// Somebody publishes here, or nobody is needed: over until that changes.
+    /// Somebody publishes here, or nobody watches any more.
     NotNeeded,
+    /// A scheduler sees no need: over until it is wanted anew.
+    NoNeed,
     /// A scheduler says that there is nothing to be had: over, with this status.
     TurnedAway(u16),
 }
@@ -90,8 +95,15 @@ impl RelayStatus {
         self.change(|report| report.state = state);
     }
 
-    pub fn go_to(&self, url: String) {
-        self.change(|report| report.url = url);
+    pub fn leg(&self) -> Option<Leg> {
+        self.report().leg
+    }
+
+    pub fn go_to(&self, leg: &Leg) {
+        self.change(|report| {
+            report.url = leg.to_string();
+            report.leg = Some(leg.clone());
+        });
     }
 
     pub fn peer(&self) -> Option<IpAddr> {

@@ -15,7 +15,7 @@ pub struct Said {
     written: u32,
     left_out: u64,
     /// What was left out last: the reason why a child died comes at the end of its words.
-    last_left_out: Option<String>,
+    last_left_out: Vec<u8>,
 }
 
 impl Said {
@@ -29,7 +29,7 @@ impl Said {
             since: Duration::ZERO,
             written: 0,
             left_out: 0,
-            last_left_out: None,
+            last_left_out: Vec::new(),
         }
     }
 
@@ -38,21 +38,24 @@ impl Said {
     /// As on a terminal, what is overwritten after a carriage return was never a line: ffmpeg's progress stays out of the log.
     pub fn push(&mut self, bytes: &[u8], now: Duration) -> Vec<String> {
         let mut lines = Vec::new();
-        for &byte in bytes {
-            match byte {
-                b'\n' => lines.extend(self.end_line(now)),
-                b'\r' => self.returned = true,
-                byte => {
-                    if std::mem::take(&mut self.returned) {
-                        self.line.clear();
-                        self.is_cut = false;
-                    }
-                    if self.line.len() < MAX_LINE {
-                        self.line.push(byte);
-                    } else {
-                        self.is_cut = true;
-                    }
+        for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            let (text, end) = match piece.split_last() {
+                Some((end @ (b'\n' | b'\r'), text)) => (text, Some(end)),
+                _ => (piece, None),
+            };
+            if !text.is_empty() {
+                if std::mem::take(&mut self.returned) {
+                    self.line.clear();
+                    self.is_cut = false;
                 }
+                let room = MAX_LINE.saturating_sub(self.line.len());
+                self.is_cut |= text.len() > room;
+                self.line.extend_from_slice(text.get(..room).unwrap_or(text));
+            }
+            match end {
+                Some(b'\n') => lines.extend(self.end_line(now)),
+                Some(_) => self.returned = true,
+                None => {}
             }
         }
         lines
@@ -62,42 +65,36 @@ impl Said {
     pub fn finish(&mut self, now: Duration) -> Vec<String> {
         let mut lines: Vec<_> = self.end_line(now).into_iter().collect();
         // One line more than the bound, for it is the one that is looked for.
-        let last = self.last_left_out.take();
-        let left_out = self.left_out;
-        self.left_out = 0;
-        if let Some(last) = last {
-            if left_out > 1 {
-                lines.push(left_out_line(left_out - 1));
-            }
-            lines.push(last);
+        let left_out = std::mem::take(&mut self.left_out);
+        if left_out > 1 {
+            lines.push(left_out_line(left_out - 1));
+        }
+        if left_out > 0 {
+            lines.push(String::from_utf8_lossy(&self.last_left_out).into_owned());
         }
         lines
     }
 
     fn end_line(&mut self, now: Duration) -> Vec<String> {
         self.returned = false;
-        let mut line = String::from_utf8_lossy(&self.line).into_owned();
-        self.line.clear();
         if std::mem::take(&mut self.is_cut) {
-            line.push('…');
-        }
-        if line.trim().is_empty() {
-            return Vec::new();
+            self.line.extend_from_slice("…".as_bytes());
         }
         let mut lines = Vec::new();
-        if now.saturating_sub(self.since) >= WINDOW {
-            if self.left_out > 0 {
-                lines.push(left_out_line(self.left_out));
+        if !self.line.trim_ascii().is_empty() {
+            if now.saturating_sub(self.since) >= WINDOW {
+                lines.extend((self.left_out > 0).then(|| left_out_line(self.left_out)));
+                (self.since, self.written, self.left_out) = (now, 0, 0);
             }
-            (self.since, self.written, self.left_out, self.last_left_out) = (now, 0, 0, None);
+            if self.lines_per_second == 0 || self.written < self.lines_per_second {
+                self.written += 1;
+                lines.push(String::from_utf8_lossy(&self.line).into_owned());
+            } else {
+                self.left_out += 1;
+                std::mem::swap(&mut self.last_left_out, &mut self.line);
+            }
         }
-        if self.lines_per_second == 0 || self.written < self.lines_per_second {
-            self.written += 1;
-            lines.push(line);
-        } else {
-            self.left_out += 1;
-            self.last_left_out = Some(line);
-        }
+        self.line.clear();
         lines
     }
 }

@@ -223,7 +223,6 @@ pub(in super::super) fn scheduler(scope: &Scope<'_>) -> Result<Scheduler, Proble
         update: scope.time("scheduler_update").max(Duration::from_secs(1)),
         pushes: pushes?,
         secret: scope.written("scheduler_secret").filter(|secret| !secret.is_empty()).map(Arc::from),
-        by_domain: scope.flag("scheduler_domains"),
     })
 }
 
@@ -289,7 +288,7 @@ const WORDS: [&str; 5] = ["args", "groupid", "stage", "timeout", "update"];
 const STAGES: [&str; 3] = ["start", "update", "done"];
 
 /// What `args=` may hold; see `actors/support/oclp_call.rs`.
-const VARIABLES: [&str; 22] = [
+const VARIABLES: [&str; 20] = [
     "app",
     "name",
     "args",
@@ -308,8 +307,6 @@ const VARIABLES: [&str; 22] = [
     "scheme",
     "protocol",
     "role",
-    "node",
-    "time",
     "connect_args",
     "call",
 ];

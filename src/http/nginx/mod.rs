@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::{
     Site,
     live::{self, FlvLive},
-    media_at, watch,
+    media_at, scheduler, watch,
     wire::Caller,
 };
 use crate::{
@@ -292,7 +292,11 @@ impl Course<'_> {
             Handler::Files => self.file().await,
             Handler::Player => self.watch(&location).await,
             Handler::FlvByQuery | Handler::FlvByPath { .. } => self.flv(&location).await,
-            Handler::Scheduler(_) => self.short(501, "\"scheduler\" is not built yet"),
+            Handler::Scheduler(rules) => {
+                let visit = &self.visit;
+                let response = scheduler::answer(&visit.site, rules, &visit.request, peer, &visit.host);
+                Step::Answer(Answer::ready(response))
+            }
             Handler::NotBuilt(name) => self.short(501, &format!("\"{name}\" comes in a later release of livemill")),
             Handler::Elsewhere(name) => {
                 self.short(502, &format!("\"{name}\" is not livemill's work: keep nginx in front for it"))

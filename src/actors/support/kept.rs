@@ -10,7 +10,7 @@ use crate::config::exec::Keep;
 
 /// One line of the configuration for one stream. `T` is what a child is started for.
 #[derive(Debug)]
-pub struct Post<T> {
+pub struct Kept<T> {
     wanted: Option<T>,
     state: State,
     restarts: Restarts,
@@ -25,11 +25,11 @@ pub struct Post<T> {
 pub enum Step {
     Nothing,
     Start,
-    /// Ask the child to go; [`Post::exited`] tells the rest.
+    /// Ask the child to go; [`Kept::exited`] tells the rest.
     End,
-    /// Call [`Post::due`] with this plan after this time.
+    /// Call [`Kept::due`] with this plan after this time.
     Wait(Duration, u64),
-    /// Nobody needs this post any more.
+    /// Nobody needs this place any more.
     Close,
 }
 
@@ -48,7 +48,7 @@ enum State {
     },
 }
 
-impl<T> Post<T> {
+impl<T> Kept<T> {
     pub fn new(keep: Keep) -> Self {
         Self { wanted: None, state: State::Idle, restarts: Restarts::default(), keep, plan: 0, starts: 0 }
     }
@@ -157,64 +157,64 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn running(keep: Keep) -> Post<u32> {
-        let mut post = Post::new(keep);
-        assert_eq!(post.want(1), Step::Start);
-        post.started(at(0));
-        post
+    fn running(keep: Keep) -> Kept<u32> {
+        let mut kept = Kept::new(keep);
+        assert_eq!(kept.want(1), Step::Start);
+        kept.started(at(0));
+        kept
     }
 
     #[test]
     fn a_child_that_keeps_dying_waits_ever_longer_and_one_that_lived_is_forgiven() {
-        let mut post = running(Keep::default());
+        let mut kept = running(Keep::default());
         let mut now = at(0);
         let mut waits = Vec::new();
         for lived in [0, 1, 0, 3, 0, 0, 61, 0] {
             now += at(lived);
-            let Step::Wait(wait, plan) = post.exited(now) else { panic!("it is started again") };
+            let Step::Wait(wait, plan) = kept.exited(now) else { panic!("it is started again") };
             waits.push(wait.as_secs());
             now += wait;
-            assert_eq!(post.due(plan), Step::Start);
-            assert_eq!(post.due(plan), Step::Nothing, "once");
-            post.started(now);
+            assert_eq!(kept.due(plan), Step::Start);
+            assert_eq!(kept.due(plan), Step::Nothing, "once");
+            kept.started(now);
         }
         assert_eq!(waits, [5, 10, 20, 40, 60, 60, 5, 10]);
-        assert_eq!(post.restarts(), 8);
+        assert_eq!(kept.restarts(), 8);
     }
 
     #[test]
     fn no_respawn_means_once_a_publish() {
-        let mut post = running(Keep { respawn: false, ..Keep::default() });
-        assert_eq!(post.exited(at(1)), Step::Nothing);
-        assert_eq!(post.want(2), Step::Start);
-        assert_eq!(post.unwant(), Step::Close);
+        let mut kept = running(Keep { respawn: false, ..Keep::default() });
+        assert_eq!(kept.exited(at(1)), Step::Nothing);
+        assert_eq!(kept.want(2), Step::Start);
+        assert_eq!(kept.unwant(), Step::Close);
     }
 
     #[test]
     fn a_successor_starts_when_the_one_before_is_gone() {
-        let mut post = running(Keep::default());
-        assert_eq!(post.want(2), Step::End);
-        assert_eq!(post.want(3), Step::Nothing);
-        assert_eq!((post.exited(at(1)), post.wanted()), (Step::Start, Some(&3)));
-        post.started(at(1));
-        assert_eq!(post.unwant(), Step::End);
-        assert_eq!(post.unwant(), Step::Nothing);
-        assert_eq!(post.exited(at(2)), Step::Close);
+        let mut kept = running(Keep::default());
+        assert_eq!(kept.want(2), Step::End);
+        assert_eq!(kept.want(3), Step::Nothing);
+        assert_eq!((kept.exited(at(1)), kept.wanted()), (Step::Start, Some(&3)));
+        kept.started(at(1));
+        assert_eq!(kept.unwant(), Step::End);
+        assert_eq!(kept.unwant(), Step::Nothing);
+        assert_eq!(kept.exited(at(2)), Step::Close);
     }
 
     #[test]
     fn a_publish_in_between_starts_at_once_and_overtakes_the_plan() {
-        let mut post = running(Keep::default());
-        let Step::Wait(_, plan) = post.exited(at(0)) else { panic!("it is started again") };
-        assert_eq!(post.want(2), Step::Start);
-        post.started(at(1));
-        assert_eq!(post.due(plan), Step::Nothing);
+        let mut kept = running(Keep::default());
+        let Step::Wait(_, plan) = kept.exited(at(0)) else { panic!("it is started again") };
+        assert_eq!(kept.want(2), Step::Start);
+        kept.started(at(1));
+        assert_eq!(kept.due(plan), Step::Nothing);
     }
 
     #[test]
     fn a_wait_of_nothing_is_still_a_wait() {
-        let mut post = running(Keep { respawn_timeout: Duration::ZERO, ..Keep::default() });
-        assert!(matches!(post.exited(at(0)), Step::Wait(wait, _) if wait == SHORTEST));
+        let mut kept = running(Keep { respawn_timeout: Duration::ZERO, ..Keep::default() });
+        assert!(matches!(kept.exited(at(0)), Step::Wait(wait, _) if wait == SHORTEST));
         let mut patient = running(Keep { respawn_timeout: at(90), ..Keep::default() });
         assert!(matches!(patient.exited(at(0)), Step::Wait(wait, _) if wait == at(90)));
     }
