@@ -527,10 +527,13 @@ fn playlists_on_disk_are_told_of() {
     let server = server(&hooks, "on_playlist @hook@/; hls on; hls_path @dir@/hls; hls_fragment 100ms;");
     let (_, mut peer, msid) = try_publish(&server, "cam");
     peer.send_video(msid, 0, AVC_CONFIG);
-    for number in 0..50 {
+    let mut number = 0;
+    let told = wait::until("a playlist is told of", Duration::from_secs(10), || {
+        number += 1;
         peer.send_video(msid, number * 40, &avc_frame(true, number, 200));
-    }
-    let told = hooks.wait_for("playlist");
+        hooks.requests().pop()
+    });
+    assert_eq!(told.call(), "playlist");
     let path = told.arg("path");
     assert!(path.ends_with("/hls/cam.m3u8") && std::path::Path::new(&path).exists(), "{path}");
     assert_eq!(told.arg("name"), "cam");

@@ -267,5 +267,97 @@ const ESCAPED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// What cannot stand in a request line.
-const NOT_IN_A_LINE: &AsciiSet = &CONTROLS.add(b' ').add(b'#');
+/// What does not stand in a request line.
+const NOT_IN_A_LINE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'\'').add(b'<').add(b'>');
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn url() -> HookUrl {
+        HookUrl::parse("http://h:8080/on?q=1").expect("it is one")
+    }
+
+    fn facts() -> SessionFacts {
+        SessionFacts {
+            id: 7,
+            address: Some(([192, 0, 2, 1], 5000).into()),
+            app: "live".into(),
+            name: "ca m".into(),
+            args: "key=a%20b&c=#".into(),
+            ..SessionFacts::default()
+        }
+    }
+
+    fn asked(rules: &NotifyRules) -> HookCall {
+        call(rules, &url(), &Event::Publish { kind: "live" }, &facts())
+    }
+
+    #[test]
+    fn a_get_joins_the_query_that_is_there_and_fits_a_request_line() {
+        let call = asked(&NotifyRules { method: HookMethod::Get, ..NotifyRules::default() });
+        assert_eq!(
+            call.url,
+            "http://h:8080/on?q=1&app=live&flashver=&swfurl=&tcurl=&pageurl=&addr=192.0.2.1&clientid=7\
+             &call=publish&name=ca%20m&type=live&key=a%20b&c=%23"
+        );
+        assert_eq!(call.body, None);
+    }
+
+    #[test]
+    fn in_json_what_the_client_wrote_stays_apart() {
+        let call = asked(&NotifyRules { format: HookFormat::Json, ..NotifyRules::default() });
+        let body = call.body.expect("it is a POST");
+        let read: serde_json::Value = serde_json::from_slice(&body.bytes).expect("it is JSON");
+        assert_eq!((read["clientid"].as_u64(), read["args"].as_str()), (Some(7), Some("key=a%20b&c=#")));
+    }
+
+    #[test]
+    fn the_first_digit_and_the_location_decide() {
+        let call = asked(&NotifyRules::default());
+        let of = |status: u16, location: &str| {
+            let location = Some(location.to_owned()).filter(|text| !text.is_empty());
+            decide(&call, Ok(HookAnswer { status, location, ..HookAnswer::default() }))
+        };
+        for (status, location) in [(200, ""), (201, "ignored"), (299, ""), (302, ""), (304, "")] {
+            assert_eq!(of(status, location), Decision::Go, "{status} {location}");
+        }
+        for status in [100, 400, 403, 404, 500, 503, 999] {
+            assert!(matches!(of(status, "x"), Decision::Refuse(_)), "{status}");
+        }
+        assert_eq!(of(301, "other"), Decision::Rename("other".into()));
+        assert_eq!(of(302, "http://h/user"), Decision::Rename("http://h/user".into()), "as nginx takes it");
+        assert_eq!(of(302, "http://h:8080/user"), Decision::Rename("user".into()), "a framework made it absolute");
+        for address in ["rtmp://a/b/c", "RTMPS://a/b"] {
+            assert_eq!(of(302, address), Decision::Relay { address: address.into(), named_by: None });
+        }
+        assert!(matches!(decide(&call, Err(HookError::Timeout)), Decision::Refuse(_)));
+    }
+
+    #[test]
+    fn an_update_ends_a_session_as_the_rules_say() {
+        let ends_at = |strict, status| ends(strict, &Ok(HookAnswer { status, ..HookAnswer::default() })).is_some();
+        let lenient = [200, 302, 403, 500].map(|status| ends_at(false, status));
+        let strict = [200, 302, 403, 500].map(|status| ends_at(true, status));
+        assert_eq!((lenient, strict), ([false, false, true, true], [false, true, true, true]));
+        assert!(ends(false, &Err(HookError::Timeout)).is_some());
+        assert!(ends(true, &Err(HookError::Crowded)).is_none(), "that is our own trouble");
+    }
+
+    #[test]
+    fn an_address_becomes_a_name_as_nginx_makes_it() {
+        assert_eq!(name_of_address("rtmp://127.0.0.1/live/a").len(), 32);
+        assert_eq!(name_of_address(""), "d41d8cd98f00b204e9800998ecf8427e");
+    }
+
+    #[test]
+    fn numbers_are_unsigned_as_nginx_prints_them() {
+        let event = Event::Play { start: -2000.0, duration: -1.0, reset: true };
+        let call = call(&NotifyRules::default(), &url(), &event, &facts());
+        let body = call.body.map(|body| String::from_utf8_lossy(&body.bytes).into_owned()).unwrap_or_default();
+        assert!(body.contains("&start=4294965296&duration=4294967295&reset=1&key="), "{body}");
+        assert_eq!(call.timeout, Duration::from_secs(10));
+    }
+}
