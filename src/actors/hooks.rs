@@ -11,7 +11,8 @@ use std::{
 
 use actix::prelude::*;
 use serde::Serialize;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{

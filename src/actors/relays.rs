@@ -10,7 +10,8 @@ use std::{
 };
 
 use actix::{WeakAddr, prelude::*};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{
