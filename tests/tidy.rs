@@ -44,6 +44,7 @@ const FORBIDDEN: &[Rule] = &[
         except: &[
             ("tests/common/wait.rs", "the one place that polls"),
             ("tests/common/health.rs", "a live source is paced by the clock; it waits for no condition"),
+            ("tests/hooks.rs", "an endpoint that is slow is slow by the clock; no test waits so"),
         ],
     },
     Rule {
