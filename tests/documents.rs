@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::fixtures::Fixture;
+use common::hook_server::{HookServer, answer};
 use common::peer::{AVC_CONFIG, RtmpPeer, avc_frame, is_keyframe};
 use common::playing::Playing;
 use common::server::{CLIENT_DEADLINE, TestServer};
@@ -14,8 +15,11 @@ use common::{tools, wire};
 
 #[test]
 fn the_medical_uploads_server_takes_a_phone() {
-    let server = start("document_a.conf");
+    let hooks = HookServer::start(|_| answer("200 OK"));
+    let server = start_changed("document_a.conf", &[("http://192.0.2.10:80", &hooks.url(""))]);
     publish_then_play(&server, "hls/patient-7");
+    let asked = hooks.wait_for("publish");
+    assert_eq!((asked.arg("app"), asked.arg("name")), ("hls".to_owned(), "patient-7".to_owned()));
 }
 
 #[test]
@@ -99,6 +103,12 @@ fn wait_for_keyframe(server: &TestServer, app: &str, name: &str, publishing: &mu
 
 #[track_caller]
 fn start(document: &str) -> TestServer {
+    start_changed(document, &[])
+}
+
+/// With these addresses in the place of those that exist nowhere.
+#[track_caller]
+fn start_changed(document: &str, changes: &[(&str, &str)]) -> TestServer {
     let read = |name: &str| {
         let path = Path::new("tests/fixtures").join(name);
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -109,5 +119,6 @@ fn start(document: &str) -> TestServer {
     let text = text
         .replace("listen       8080;", "listen 127.0.0.1:@port2@;")
         .replace("listen 80;", "listen 127.0.0.1:@port2@;");
+    let text = changes.iter().fold(text, |text, (from, to)| text.replace(from, to));
     TestServer::start_whole(&text, &[("mime.types", &read("mime.types"))])
 }

@@ -51,10 +51,7 @@ const FORBIDDEN: &[Rule] = &[
         folders: &["src", "tests"],
         text: "time::sleep",
         why: "an actor asks for a notice at a time (run_later); a test owns the clock",
-        except: &[
-            ("src/actors/connection/entrance.rs", "a name is looked at once more before a hook is asked about it"),
-            ("src/actors/relays.rs", "its tests let virtual time pass"),
-        ],
+        except: &[("src/actors/relays.rs", "its tests let virtual time pass")],
     },
     Rule {
         folders: &["src", "tests"],

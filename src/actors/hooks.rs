@@ -12,7 +12,6 @@ use std::{
 use actix::prelude::*;
 use serde::Serialize;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
@@ -51,7 +50,8 @@ struct Publisher {
 
 /// A session that is asked about from time to time.
 struct Watched {
-    since: Instant,
+    /// On the clock of the house.
+    since: Duration,
     updates: Vec<Arc<Update>>,
     counters: Arc<StreamCounters>,
     expel: Box<dyn Fn(String) + Send>,
@@ -222,7 +222,7 @@ impl Debt {
         let Some(owed) = self.0.as_deref_mut().filter(|owed| !owed.owing.updates.is_empty()) else { return };
         let updates = std::mem::take(&mut owed.owing.updates).into_iter().map(Arc::new).collect();
         let watched =
-            Watched { since: Instant::now(), updates, counters: Arc::clone(counters), expel: Box::new(expel) };
+            Watched { since: Duration::ZERO, updates, counters: Arc::clone(counters), expel: Box::new(expel) };
         owed.is_watched = true;
         // Once for each session, and before the word of its end.
         owed.desk.do_send(Watch { id: owed.id, watched });
@@ -306,7 +306,7 @@ impl Hooks {
     fn update(&self, id: u64, update: Arc<Update>, ctx: &mut Context<Self>) {
         let Some(watched) = self.watched.get(&id) else { return };
         let progress = Progress {
-            seconds: watched.since.elapsed().as_secs(),
+            seconds: self.now().saturating_sub(watched.since).as_secs(),
             timestamp_ms: watched.counters.clock_ms.load(Ordering::Relaxed),
         };
         let (client, call) = (self.client.clone(), (update.call)(&progress));
@@ -372,7 +372,7 @@ impl Handler<Watch> for Hooks {
         for update in &watched.updates {
             self.update_later(id, Arc::clone(update), ctx);
         }
-        self.watched.insert(id, watched);
+        self.watched.insert(id, Watched { since: self.now(), ..watched });
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Publish {
     pub to: Recipient<Replaced>,
 }
 
-/// Would [`Publish`] be refused at this moment? Nothing is taken and nobody is kept waiting.
+/// Would [`Publish`] be refused? Nothing is taken. As there, a refusal waits a moment for a publisher that is leaving.
 #[derive(Message)]
 #[rtype(result = "Result<(), NameInUse>")]
 pub struct LookWhetherFree(pub Arc<SessionFacts>);
@@ -459,10 +459,16 @@ impl Handler<Publish> for LiveStream {
 }
 
 impl Handler<LookWhetherFree> for LiveStream {
-    type Result = Result<(), NameInUse>;
+    type Result = ResponseFuture<Result<(), NameInUse>>;
 
-    fn handle(&mut self, LookWhetherFree(newcomer): LookWhetherFree, _: &mut Self::Context) -> Self::Result {
-        self.in_use(&newcomer, self.now())
+    fn handle(&mut self, LookWhetherFree(newcomer): LookWhetherFree, ctx: &mut Self::Context) -> Self::Result {
+        let Err(in_use) = self.in_use(&newcomer, self.now()) else { return Box::pin(std::future::ready(Ok(()))) };
+        let (answer, answered) = oneshot::channel();
+        ctx.run_later(REFUSAL_WAITS, move |stream, _| {
+            // Who asked may have gone.
+            let _ = answer.send(stream.in_use(&newcomer, stream.now()));
+        });
+        Box::pin(async move { answered.await.unwrap_or(Err(in_use)) })
     }
 }
 
@@ -652,7 +658,7 @@ pub fn gop_limits(live: &Live) -> GopLimits {
 const JUMP_LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a refusal waits for the end of the publisher that is there.
-pub const REFUSAL_WAITS: Duration = Duration::from_millis(100);
+const REFUSAL_WAITS: Duration = Duration::from_millis(100);
 
 /// Newcomers that wait like this; more are refused at once.
 const MAX_NEWCOMERS: usize = 8;

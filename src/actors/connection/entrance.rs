@@ -20,7 +20,7 @@ use crate::{
         gate::{self, Admitted, Denied, PlayWish},
         hooks::Debt,
         house::{House, Venue},
-        live_stream::{LookWhetherFree, NameInUse, Publish, REFUSAL_WAITS},
+        live_stream::{LookWhetherFree, NameInUse, Publish},
         router::{NoStream, OpenStream, Opened, Purpose},
         support::{
             census::{Crowded, Publishing},
@@ -492,17 +492,11 @@ async fn open_stream(house: &House, key: &StreamKey, venue: &Venue, purpose: Pur
     house.router.send(open).await.map_err(|_| Refused::Ending)?.map_err(Refused::from)
 }
 
-/// No hook is asked about a name that somebody has. One who is just leaving has a moment for it.
+/// No hook is asked about a name that somebody has.
 async fn look_whether_free(house: &House, key: &StreamKey, facts: &Arc<SessionFacts>) -> Result<(), Refused> {
-    let look = async || match house.directory.find(key).and_then(|entry| entry.stream.upgrade()) {
-        Some(stream) => stream.send(LookWhetherFree(Arc::clone(facts))).await.unwrap_or(Ok(())),
-        None => Ok(()),
-    };
-    if look().await.is_err() {
-        tokio::time::sleep(REFUSAL_WAITS).await;
-        look().await?;
-    }
-    Ok(())
+    let Some(stream) = house.directory.find(key).and_then(|entry| entry.stream.upgrade()) else { return Ok(()) };
+    // A stream that ends meanwhile has no publisher.
+    Ok(stream.send(LookWhetherFree(Arc::clone(facts))).await.unwrap_or(Ok(()))?)
 }
 
 fn has(applications: &[Arc<Application>], name: &str) -> bool {
