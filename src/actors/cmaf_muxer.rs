@@ -19,7 +19,7 @@ use super::{
         intake::{Heard, Intake},
         lifetime::{Due, Lifetime, LifetimeRules},
         link::{ExitReason, Link},
-        segment_store::{AUDIO, Held, Rendition as Kept, SegmentStore, VIDEO},
+        segment_store::{AUDIO, Held, Rendition as Kept, SegmentStore, VIDEO, names_of_their_own},
         shelf::Shelved,
     },
 };
@@ -69,7 +69,8 @@ enum Stage {
 struct MemorySink {
     shelved: Shelved,
     rules: Memory,
-    /// What every name begins with, unlike in any other output.
+    /// What every name begins with, unlike in any other output, and not to be guessed: a hook is asked about who reads
+    /// a playlist, and nobody else learns the names.
     prefix: String,
     first_number: u64,
     gauged: Option<Gauged>,
@@ -96,7 +97,7 @@ impl CmafMuxer {
         let sink = MemorySink {
             shelved,
             rules,
-            prefix: format!("{now_ms:x}"),
+            prefix: names_of_their_own(),
             // Seconds: no segment is shorter, so an output that follows this one goes on above it.
             first_number: u64::try_from(now_ms / 1000).unwrap_or(0),
             gauged: None,

@@ -19,7 +19,7 @@ use super::{
         intake::{Heard, Intake},
         lifetime::{Due, Lifetime, LifetimeRules},
         link::{ExitReason, Link},
-        segment_store::{Rendition, SegmentStore},
+        segment_store::{Rendition, SegmentStore, names_of_their_own},
         shelf::Shelved,
     },
 };
@@ -307,7 +307,7 @@ impl MemorySink {
             length_ms: millis(self.rules.playlist_length),
             // Seconds: no segment is shorter, so an output that follows this one goes on above it.
             first_number: u64::try_from(now_ms / 1000).unwrap_or(0),
-            ..WindowRules::new(Container::Ts, &format!("{now_ms:x}"), gauged.target_s)
+            ..WindowRules::new(Container::Ts, &names_of_their_own(), gauged.target_s)
         };
         self.store().update(|held| held.renditions.push(Rendition { name: PLAYLIST, window: Window::new(rules) }));
         TsHlsRules {

@@ -359,6 +359,11 @@ pub const AUDIO: &str = "audio";
 /// Beside the manifest: what time it is, for its players.
 pub const CLOCK: &str = "now.time";
 
+/// What the names of one output begin with.
+pub fn names_of_their_own() -> String {
+    format!("{:012x}", rand::random::<u64>() >> 16)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
