@@ -211,6 +211,8 @@ fn the_scheduler_of_document_d_hears_of_everything_in_its_test_application() {
     let mut server = document_d(&scheduler, &far_end());
     scheduler.wait_for(&["call=init_process", "worker_id="], 1);
     let source = LiveSource::publish(server.port(), "test", "name");
+    // Who comes before it is sent away.
+    wait::until("it publishes", Duration::from_secs(10), || (source.next_number() > 0).then_some(()));
     let (mut player, _) = RtmpPeer::play(server.port(), "test", "name");
     frame_numbers(&mut player, 5);
     let about = |call: &str, act: &str| {

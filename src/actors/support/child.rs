@@ -1,6 +1,6 @@
 //! Child processes as the system has them: started through this very program, signalled by their group, reaped.
 //!
-//! A child is first this program again, with [`MARK`] as its first argument: that one closes what it inherited, redirects,
+//! A child is first this program again, with `MARK` as its first argument: that one closes what it inherited, redirects,
 //! asks to be told of its parent's end, and becomes the command. So it needs no code between fork and exec.
 
 use std::{

@@ -54,7 +54,7 @@ impl DialError {
 }
 
 /// Connects to the first address that takes us. `turn` says with which of several to begin; each has `patience`, and all
-/// together [`ADDRESSES_IN_TIME`] times that.
+/// together `ADDRESSES_IN_TIME` times that.
 pub async fn dial(
     target: &Target,
     server_name: &str,
