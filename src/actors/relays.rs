@@ -117,6 +117,8 @@ struct Known {
     /// Where the far end sent us, for one attempt.
     moved: Option<Goal>,
     route: String,
+    /// A push for this publisher alone.
+    publisher: Option<u64>,
     /// First wait and ceiling.
     back_off: (Duration, Duration),
     patience: Patience,
@@ -317,17 +319,28 @@ impl Relays {
 
     // ---- pushes ----
 
+    /// Whoever publishes: what the configuration names.
     fn push(&mut self, key: &StreamKey, facts: &SessionFacts, ctx: &mut Context<Self>) {
         let Some(watched) = self.streams.get(key) else { return };
         let rules = Arc::clone(&watched.venue.application.relays);
         let back_off = (rules.first_retry, rules.push_ceiling);
-        let mut ways = Vec::new();
         for rule in rules.pushes_of(&key.name) {
             match Leg::of(rule, key, facts) {
-                Ok(legs) => ways.push(legs.into_iter().map(configured).collect()),
+                Ok(legs) => {
+                    let goals = legs.into_iter().map(configured).collect();
+                    self.start_push(key, goals, &facts.route, back_off, None, ctx);
+                }
                 Err(error) => warn!(stream = %key, %error, "a push leads nowhere"),
             }
         }
+    }
+
+    /// For this publisher alone: what a scheduler is asked about, and what a hook has named.
+    fn push_for(&mut self, key: &StreamKey, facts: &SessionFacts, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get(key) else { return };
+        let rules = &watched.venue.application.relays;
+        let back_off = (rules.first_retry, rules.push_ceiling);
+        let mut ways = Vec::new();
         if !facts.is_relay {
             let application = &watched.venue.application;
             let about = || Subject::published(key, facts);
@@ -336,7 +349,7 @@ impl Relays {
             ways.extend(application.oclp.meta.iter().map(|rule| asked(rule, Event::Meta)));
         }
         for goals in ways {
-            self.start_push(key, goals, &facts.route, back_off, ctx);
+            self.start_push(key, goals, &facts.route, back_off, Some(facts.id), ctx);
         }
         let now = Instant::now();
         self.named.retain(|(until, _)| now < *until);
@@ -351,7 +364,7 @@ impl Relays {
         let back_off = (rules.first_retry, rules.push_ceiling);
         for target in named.targets.into_iter().take(MAX_NAMED) {
             let goal = Goal::There(Box::new(Leg::to(target, &named.key)), named.trust.clone());
-            self.start_push(&named.key, vec![goal], &facts.route, back_off, ctx);
+            self.start_push(&named.key, vec![goal], &facts.route, back_off, Some(facts.id), ctx);
         }
     }
 
@@ -361,17 +374,26 @@ impl Relays {
         goals: Vec<Goal>,
         route: &Route,
         back_off: (Duration, Duration),
+        publisher: Option<u64>,
         ctx: &mut Context<Self>,
     ) {
-        let id = self.start(Direction::Push, key, goals, route, back_off, ctx);
+        let Some(id) = self.start(Direction::Push, key, goals, route, back_off, ctx) else { return };
+        if let Some(known) = self.relays.get_mut(&id) {
+            known.publisher = publisher;
+        }
         if let Some(watched) = self.streams.get_mut(key) {
-            watched.pushes.extend(id);
+            watched.pushes.push(id);
         }
     }
 
-    fn end_pushes(&mut self, key: &StreamKey, ctx: &mut Context<Self>) {
-        let pushes = self.streams.get_mut(key).map(|watched| std::mem::take(&mut watched.pushes));
-        pushes.into_iter().flatten().for_each(|id| self.finish(id, ctx));
+    /// Ends the pushes of a stream that are `meant`, by whose they are alone.
+    fn end_pushes(&mut self, key: &StreamKey, meant: impl Fn(Option<u64>) -> bool, ctx: &mut Context<Self>) {
+        let pushes = self.streams.get(key).map(|watched| watched.pushes.clone()).unwrap_or_default();
+        for id in pushes {
+            if self.relays.get(&id).is_some_and(|known| !known.is_over && meant(known.publisher)) {
+                self.finish(id, ctx);
+            }
+        }
     }
 
     // ---- relays ----
@@ -399,6 +421,7 @@ impl Relays {
             at: 0,
             moved: None,
             route: route.through(self.house.node),
+            publisher: None,
             back_off,
             patience: Patience::default(),
             attempts: 0,
@@ -696,17 +719,20 @@ impl Handler<StreamEvent> for Relays {
                 }
                 self.settle(&key, ctx);
                 self.push(&key, &facts, ctx);
+                self.push_for(&key, &facts, ctx);
             }
             StreamEvent::Replaced { key, id, facts } => {
-                if let Some(watched) = self.of(&key, id) {
-                    watched.publisher = Some(facts);
-                    self.settle(&key, ctx);
-                }
+                let Some(watched) = self.of(&key, id) else { return };
+                watched.publisher = Some(Arc::clone(&facts));
+                self.settle(&key, ctx);
+                // What goes to the same place whoever publishes goes on.
+                self.end_pushes(&key, |publisher| publisher.is_some(), ctx);
+                self.push_for(&key, &facts, ctx);
             }
             StreamEvent::Ended { key, id } => {
                 let Some(watched) = self.of(&key, id) else { return };
                 watched.publisher = None;
-                self.end_pushes(&key, ctx);
+                self.end_pushes(&key, |_| true, ctx);
                 self.settle(&key, ctx);
             }
             StreamEvent::Wanted { key, opened, route } => {
@@ -889,7 +915,11 @@ mod tests {
         }
 
         async fn publish(&self) {
-            let facts = Arc::new(SessionFacts { id: 1_000_000, ..SessionFacts::default() });
+            self.publish_as(SessionFacts { id: 1_000_000, ..SessionFacts::default() }).await;
+        }
+
+        async fn publish_as(&self, facts: SessionFacts) {
+            let facts = Arc::new(facts);
             let asked = Publish { facts, to: Somebody.start().recipient() };
             self.opened.stream.send(asked).await.expect("the stream lives").expect("the name is free");
         }
@@ -1008,5 +1038,27 @@ mod tests {
         assert!(scene.list().await.is_empty());
         sleep(seconds(10)).await;
         assert!(scene.list().await.is_empty());
+    }
+
+    #[actix::test]
+    async fn who_takes_over_is_pushed_where_its_own_hook_says_and_the_configured_pushes_go_on() {
+        let scene = Scene::new(&format!("push rtmp://127.0.0.1:{}/live;", dead_port())).await;
+        let named = |session| PushTo {
+            key: StreamKey::parse("default", "live", "cam").expect("a good name"),
+            session,
+            targets: vec![
+                Target::parse(&format!("rtmp://127.0.0.1:{}/live/{session}", dead_port())).expect("a target"),
+            ],
+            trust: Trust::Configured,
+        };
+        scene.relays.send(named(2)).await.expect("it lives");
+        scene.publish_as(SessionFacts { id: 1, is_relay: true, ..SessionFacts::default() }).await;
+        let configured: Vec<_> = scene.list().await.iter().map(|view| view.id).collect();
+        assert_eq!(configured.len(), 1);
+        scene.publish_as(SessionFacts { id: 2, ..SessionFacts::default() }).await;
+        sleep(seconds(2)).await;
+        let now = scene.list().await;
+        assert_eq!(now.len(), 2, "{now:?}");
+        assert!(now[0].id == configured[0] && now[1].url.ends_with("/live/2"), "{now:?}");
     }
 }

@@ -83,15 +83,20 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
+    let late = || DialError::NameTime(host.to_owned(), LOOK_UP_TIME);
+    let name = (host.to_owned(), port);
+    // Each look-up holds a thread for as long as the system's resolver likes, and its turn with it: also once nobody waits.
     let found = async {
-        // Each look-up holds a thread for as long as the system's resolver likes.
-        let _turn = LOOK_UPS.acquire().await;
-        lookup_host((host, port)).await.map(Iterator::collect)
+        let turn = LOOK_UPS.acquire().await;
+        let found = tokio::spawn(async move {
+            let found = lookup_host(name).await.map(Iterator::collect);
+            drop(turn);
+            found
+        });
+        found.await.unwrap_or_else(|gone| Err(io::Error::other(gone)))
     };
-    match timeout(LOOK_UP_TIME, found).await {
-        Ok(found) => found.map_err(|error| DialError::Name(host.to_owned(), error)),
-        Err(_) => Err(DialError::NameTime(host.to_owned(), LOOK_UP_TIME)),
-    }
+    let found = timeout(LOOK_UP_TIME, found).await.map_err(|_| late())?;
+    found.map_err(|error| DialError::Name(host.to_owned(), error))
 }
 
 async fn connect(address: SocketAddr, patience: Duration) -> Result<std::net::TcpStream, DialError> {
