@@ -25,8 +25,8 @@ use super::hook_call::{HookAnswer, HookCall, HookError, read_header};
 pub struct HookClient(Arc<Shared>);
 
 struct Shared {
-    /// Calls have a thread of their own: what an endpoint floods us with must not keep an arbiter busy.
-    thread: OnceLock<Option<Handle>>,
+    /// Calls have threads of their own: what an endpoint floods us with must keep neither an arbiter busy nor other calls.
+    threads: OnceLock<Option<Handle>>,
     plain: OnceLock<Option<Client>>,
     /// Made when it is first needed: it reads the certificates of the system.
     secure: OnceLock<Option<Client>>,
@@ -55,7 +55,7 @@ pub struct Calls {
 impl Default for HookClient {
     fn default() -> Self {
         Self(Arc::new(Shared {
-            thread: OnceLock::new(),
+            threads: OnceLock::new(),
             plain: OnceLock::new(),
             secure: OnceLock::new(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -120,16 +120,16 @@ impl HookClient {
 
     /// One call with all it may take. `places` are held until its connection is of use again.
     async fn exchange(&self, call: &HookCall, places: Vec<OwnedSemaphorePermit>) -> Result<HookAnswer, HookError> {
-        let outcome = match self.0.thread.get_or_init(start_thread) {
-            Some(thread) => {
+        let outcome = match self.0.threads.get_or_init(start_threads) {
+            Some(threads) => {
                 let (client, asked) = (self.clone(), call.clone());
-                let mut task = Task(thread.spawn(async move { client.converse(&asked, places).await }));
+                let mut task = Task(threads.spawn(async move { client.converse(&asked, places).await }));
                 match timeout(call.timeout, &mut task.0).await {
                     Ok(answered) => answered.unwrap_or(Err(HookError::Ending)),
                     Err(_) => Err(HookError::Timeout),
                 }
             }
-            None => Err(HookError::Refused("no thread to ask on".to_owned())),
+            None => Err(HookError::Refused("no threads to ask on".to_owned())),
         };
         self.with_endpoint(call, |endpoint| {
             endpoint.calls.asked += 1;
@@ -233,12 +233,11 @@ async fn drain(mut rest: reqwest::Response) {
     }
 }
 
-/// Started with the first call; it lasts as long as the process.
-fn start_thread() -> Option<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build().ok()?;
+/// Started with the first call; they last as long as the process.
+fn start_threads() -> Option<Handle> {
+    let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("hooks").enable_all().build().ok()?;
     let handle = runtime.handle().clone();
-    let thread = std::thread::Builder::new().name("hooks".to_owned());
-    thread.spawn(move || runtime.block_on(std::future::pending::<()>())).ok()?;
+    std::mem::forget(runtime);
     Some(handle)
 }
 
@@ -285,6 +284,9 @@ fn fault(error: &reqwest::Error) -> HookError {
         HookError::Garbage(told)
     }
 }
+
+/// One that reads a flood of interim answers is busy with it for as long as the call may take; the others go on.
+const THREADS: usize = 4;
 
 /// Questions under way, over all endpoints.
 const AT_ONCE: usize = 64;
