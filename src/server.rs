@@ -32,6 +32,7 @@ use crate::{
         support::{
             census::Census,
             directory::Directory,
+            pace::paced_arbiter,
             targets::OwnListens,
             tls::{TlsAcceptor, TlsError},
             viewers::Viewers,
@@ -67,6 +68,8 @@ pub enum ServerError {
     Tls(#[from] TlsError),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
+    #[error("cannot start a worker: {0}")]
+    Arbiters(io::Error),
     #[error("the {0} failed by a bug in livemill")]
     Failed(&'static str),
 }
@@ -157,7 +160,7 @@ async fn serve(
 ) -> Result<(), ServerError> {
     let mut signals = Signals::listen().map_err(ServerError::Signals)?;
     info!(severity = "notice", version = env!("CARGO_PKG_VERSION"), "started");
-    let arbiters: Vec<Arbiter> = (0..config.process.workers.get()).map(|_| Arbiter::new()).collect();
+    let arbiters = start_arbiters(config).map_err(ServerError::Arbiters)?;
     for arbiter in &arbiters {
         arbiter.spawn(give_memory_back());
     }
@@ -253,6 +256,14 @@ async fn serve(
         arbiter.stop();
     }
     outcome
+}
+
+/// The threads that do the work. Where somebody asked for low latency, none of them rests.
+fn start_arbiters(config: &Config) -> io::Result<Vec<Arbiter>> {
+    let mut applications = config.servers.iter().flat_map(|server| &server.applications);
+    let hurries = applications.any(|application| application.live_options.low_latency);
+    let start = || if hurries { Arbiter::try_new() } else { paced_arbiter() };
+    (0..config.process.workers.get()).map(|_| start()).collect()
 }
 
 /// Resolves when the actor of this context is no more, however it went.

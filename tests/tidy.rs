@@ -42,6 +42,7 @@ const FORBIDDEN: &[Rule] = &[
         text: "thread::sleep",
         why: "wait for the condition, with a deadline (tests/common/wait.rs)",
         except: &[
+            ("src/actors/support/pace.rs", "a thread that has nothing to do, and is not to wake up for each event"),
             ("tests/common/wait.rs", "the one place that polls"),
             ("tests/common/health.rs", "a live source is paced by the clock; it waits for no condition"),
             ("tests/hooks.rs", "its endpoints are slow by the clock, and a live source is paced by it"),

@@ -26,6 +26,7 @@ pub mod notify;
 pub mod oclp_call;
 pub mod outbox;
 pub mod output;
+pub mod pace;
 pub mod registry;
 pub mod relay_plan;
 pub mod relay_status;
