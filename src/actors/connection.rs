@@ -34,6 +34,7 @@ use super::{
         link::{ExitReason, Link},
         outbox::Progress,
         output::{Output, SharedOutput},
+        pace::stay_awake,
         route::Route,
         socket::{self, Arrived, RawSocket, ReadError, Reads, Writes},
         tls::is_hang_up,
@@ -159,6 +160,7 @@ impl Connection {
     }
 
     fn new(arrival: Arrival) -> Self {
+        stay_awake();
         let Arrival { id, socket, peer, port, presence, link, house } = arrival;
         let local = match &socket {
             RawSocket::Tcp(socket) => socket.local_addr().ok(),
@@ -414,6 +416,9 @@ impl Connection {
     }
 
     fn act(&mut self, event: ServerEvent, ctx: &mut Context<Self>) -> Flow {
+        if matches!(event, ServerEvent::Connect(_) | ServerEvent::Publish { .. } | ServerEvent::Play { .. }) {
+            stay_awake();
+        }
         match event {
             ServerEvent::Connect(request) => return self.connect(*request, ctx),
             ServerEvent::Publish { msid, name, kind } => return self.publish(msid, &name, &kind, ctx),

@@ -19,8 +19,9 @@ pub struct GopCache {
     metadata: Option<Packet>,
     /// At most one of a kind and track, in the order published.
     configs: SmallVec<[Slot; 4]>,
-    packets: VecDeque<Packet>,
-    /// The GOP before, on its way out: see [`RETIRED_AT_ONCE`].
+    packets: VecDeque<Kept>,
+    /// The GOP before, on its way out: one packet leaves for each that comes. Freed all at once, its memory would go back
+    /// to the system and come again page by page, for every GOP of every stream.
     retired: VecDeque<Packet>,
     /// The times of the keyframes in `packets`, oldest first.
     keyframes: VecDeque<i64>,
@@ -57,6 +58,34 @@ impl Default for GopLimits {
             max_video: None,
             keep_ms: 0,
         }
+    }
+}
+
+/// A frame, and what is asked of each at the end of a GOP: a look into hundreds of packets is as many places in memory
+/// that this thread has not seen for seconds.
+#[derive(Debug)]
+struct Kept {
+    packet: Packet,
+    time_ms: i64,
+    cost: usize,
+    is_video: bool,
+    is_keyframe: bool,
+}
+
+impl Kept {
+    fn new(packet: &Packet) -> Self {
+        Self {
+            time_ms: packet.time_ms(),
+            cost: cost(packet),
+            is_video: packet.is_video_frame(),
+            is_keyframe: packet.is_keyframe(),
+            packet: packet.clone(),
+        }
+    }
+
+    /// Whether an audio frame is worth sending to somebody whose picture starts at `keyframe_ms`.
+    fn is_near(&self, keyframe_ms: i64) -> bool {
+        self.time_ms >= keyframe_ms.saturating_sub(AUDIO_LEAD_MS)
     }
 }
 
@@ -116,7 +145,7 @@ impl GopCache {
 
     /// The frames: from a keyframe on, or audio alone.
     pub fn packets(&self) -> impl Iterator<Item = &Packet> {
-        self.packets.iter()
+        self.packets.iter().map(|kept| &kept.packet)
     }
 
     /// Whether a joiner would be shown a picture at once.
@@ -159,7 +188,7 @@ impl GopCache {
                     let serves_old_frames = slot.packet.kind() == PacketKind::SideConfig && slot.used;
                     slot.packet.track() != track || !serves_old_frames
                 });
-                self.retain_frames(|packet| packet.track() != track);
+                self.retain_frames(|kept| kept.packet.track() != track);
             }
             self.configs.retain(|slot| !of_same_slot(slot));
         }
@@ -173,11 +202,12 @@ impl GopCache {
         if !self.limits.enabled {
             return;
         }
-        let time = packet.time_ms();
-        if packet.is_video_frame() {
-            if packet.is_keyframe() {
+        let frame = Kept::new(packet);
+        let time = frame.time_ms;
+        if frame.is_video {
+            if frame.is_keyframe {
                 if self.keyframes.is_empty() {
-                    self.retain_frames(|audio| is_near(audio, time));
+                    self.retain_frames(|audio| audio.is_near(time));
                 }
                 self.keyframes.push_back(time);
             } else if self.keyframes.is_empty() {
@@ -185,14 +215,14 @@ impl GopCache {
             }
             self.video_frames += 1;
         } else {
-            if self.keyframes.front().is_some_and(|keyframe| !is_near(packet, *keyframe)) {
+            if self.keyframes.front().is_some_and(|keyframe| !frame.is_near(*keyframe)) {
                 return;
             }
             self.audio_frames += 1;
         }
-        self.retired.drain(..RETIRED_AT_ONCE.min(self.retired.len()));
-        self.frame_bytes += cost(packet);
-        self.packets.push_back(packet.clone());
+        self.retired.pop_front();
+        self.frame_bytes += frame.cost;
+        self.packets.push_back(frame);
         self.trim(time);
     }
 
@@ -218,7 +248,7 @@ impl GopCache {
         let (start, max_ms) = match self.keyframes.front() {
             // What is kept on purpose comes on top of the GOP it starts in.
             Some(keyframe) => (*keyframe, self.limits.max_ms.saturating_add(self.limits.keep_ms)),
-            None => (oldest.time_ms(), AUDIO_ONLY_MS),
+            None => (oldest.time_ms, AUDIO_ONLY_MS),
         };
         let over = |count: usize, max: Option<u32>| max.is_some_and(|max| count as u64 > u64::from(max));
         u64::try_from(now_ms.saturating_sub(start)).is_ok_and(|span| span > max_ms)
@@ -235,32 +265,42 @@ impl GopCache {
         let Some(start) = self.keyframes.front().copied() else {
             return;
         };
+        self.retired.clear();
         let mut keyframes_seen = 0;
-        let mut retired = std::mem::take(&mut self.retired);
-        retired.clear();
-        self.retain_frames(|packet| {
-            keyframes_seen += usize::from(packet.is_keyframe());
-            let stays = if packet.is_video_frame() { keyframes_seen > 1 } else { is_near(packet, start) };
-            if !stays {
-                retired.push_back(packet.clone());
-            }
-            stays
+        self.sort_out(|kept| {
+            keyframes_seen += usize::from(kept.is_keyframe);
+            if kept.is_video { keyframes_seen > 1 } else { kept.is_near(start) }
         });
-        self.retired = retired;
     }
 
     fn drop_first(&mut self) {
-        if let Some(packet) = self.packets.pop_front() {
-            self.frame_bytes -= cost(&packet);
-            if packet.is_video_frame() { self.video_frames -= 1 } else { self.audio_frames -= 1 }
+        if let Some(frame) = self.packets.pop_front() {
+            self.frame_bytes -= frame.cost;
+            if frame.is_video { self.video_frames -= 1 } else { self.audio_frames -= 1 }
         }
     }
 
-    fn retain_frames(&mut self, mut keep: impl FnMut(&Packet) -> bool) {
-        self.packets.retain(&mut keep);
-        self.frame_bytes = self.packets.iter().map(cost).sum();
-        self.video_frames = self.packets.iter().filter(|packet| packet.is_video_frame()).count();
-        self.audio_frames = self.packets.len() - self.video_frames;
+    fn retain_frames(&mut self, keep: impl FnMut(&Kept) -> bool) {
+        self.sort_out(keep);
+        self.retired.clear();
+    }
+
+    /// Retires what is not to stay.
+    fn sort_out(&mut self, mut stays: impl FnMut(&Kept) -> bool) {
+        for _ in 0..self.packets.len() {
+            let Some(frame) = self.packets.pop_front() else { break };
+            if stays(&frame) {
+                self.packets.push_back(frame);
+                continue;
+            }
+            self.frame_bytes -= frame.cost;
+            if frame.is_video {
+                self.video_frames -= 1
+            } else {
+                self.audio_frames -= 1
+            }
+            self.retired.push_back(frame.packet);
+        }
         if self.video_frames == 0 {
             self.keyframes.clear();
         }
@@ -273,11 +313,6 @@ impl GopCache {
     }
 }
 
-/// Whether an audio frame is worth sending to somebody whose picture starts at `keyframe_ms`.
-fn is_near(audio: &Packet, keyframe_ms: i64) -> bool {
-    audio.time_ms() >= keyframe_ms.saturating_sub(AUDIO_LEAD_MS)
-}
-
 /// What a packet holds in memory: also the body as it was published, where that is another one.
 fn cost(packet: &Packet) -> usize {
     packet.len() + packet.original().map_or(0, Bytes::len)
@@ -285,9 +320,6 @@ fn cost(packet: &Packet) -> usize {
 
 /// Audio that much older than the picture is still useful: a decoder drops its first frames. Older is heard as a delay.
 const AUDIO_LEAD_MS: i64 = 100;
-/// A GOP that is over leaves two packets at a time, one GOP behind: each makes room for one that comes. Freed all at once,
-/// its memory would go back to the system and come again page by page, for every GOP of every stream.
-const RETIRED_AT_ONCE: usize = 2;
 /// Enough to start playing without a stutter.
 const AUDIO_ONLY_MS: u64 = 1000;
 

@@ -1,5 +1,7 @@
 //! The bytes of packets as RTMP players get them: built once, and shared by all players of one form.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -39,7 +41,7 @@ impl PlayForm {
     /// The bytes of a whole batch, where they are those that all players share.
     pub fn shared<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
         let style = self.style(batch.packets())?;
-        batch.wire(style, |packets| self.build_and_keep(packets, style))
+        batch.wire(style, |packets| self.build(packets))
     }
 
     /// The bytes of one packet.
@@ -72,18 +74,6 @@ impl PlayForm {
         out.freeze()
     }
 
-    /// Builds the bytes of all packets in one piece, and gives each packet its part of it.
-    fn build_and_keep(&self, packets: &[Packet], style: u64) -> Bytes {
-        let whole = self.build(packets);
-        let mut start = 0;
-        for packet in packets {
-            let end = start + self.len(packet);
-            packet.keep_wire(style, whole.slice(start..end));
-            start = end;
-        }
-        whole
-    }
-
     fn write(&self, out: &mut BytesMut, packet: &Packet) {
         if let Some((csid, kind)) = self.lane(packet) {
             let body = self.body(packet);
@@ -96,15 +86,15 @@ impl PlayForm {
             .map_or(0, |(csid, _)| chunk::wire_len(self.chunks, csid, self.time(packet), self.body(packet).len()))
     }
 
-    fn body(&self, packet: &Packet) -> Bytes {
+    fn body<'a>(&self, packet: &'a Packet) -> Cow<'a, [u8]> {
         let body = packet.body(self.multitrack);
         if self.enhanced_hevc && packet.track() == Track::Video {
-            return crate::protocol::flv::tag::hevc_enhanced(body);
+            return Cow::Owned(crate::protocol::flv::tag::hevc_enhanced(body).into());
         }
         if self.publishes && packet.kind() == PacketKind::Metadata {
-            return [SET_DATA_FRAME, body].concat().into();
+            return Cow::Owned([SET_DATA_FRAME, body].concat());
         }
-        body.clone()
+        Cow::Borrowed(body)
     }
 
     /// The chunk stream and message type of a packet; none for what this player is not sent.
@@ -167,7 +157,8 @@ mod tests {
         let batch = Batch::new([audio(1, 300), audio(24, 5)].into_iter().collect());
         let (first, second) = (FORM.batch(&batch), FORM.batch(&batch));
         assert_eq!(first.as_ptr(), second.as_ptr());
-        assert_eq!(FORM.packet(&batch.packets()[1]).as_ptr(), first[first.len() - 17..].as_ptr());
+        let (one, again) = (FORM.packet(&batch.packets()[1]), FORM.packet(&batch.packets()[1]));
+        assert_eq!((&one[..], one.as_ptr()), (&first[first.len() - 17..], again.as_ptr()));
         assert_eq!(read(&first), [(6, 1, 8, 1, 300), (6, 24, 8, 1, 5)]);
     }
 
