@@ -45,16 +45,18 @@ use crate::{
     config::{HookSecret, HookTargets, OclpRule, oclp::MetaType},
     media::{
         key::StreamKey,
-        packet::{Packet, PacketKind, Track},
+        packet::{Batch, Packet, PacketKind, Track},
     },
 };
 
 mod far_end;
 mod http_flv;
+mod pairs;
 mod rtmp;
 mod watch;
 
 use far_end::{Errand, FarEnd, Said, speak};
+use pairs::Pairs;
 use watch::Watch;
 
 pub struct Relay {
@@ -78,6 +80,7 @@ pub struct Relay {
     is_lingering: bool,
     /// The far end has said that it is over, which is acted on once the stream has what came before.
     over: Option<(Fate, String)>,
+    pairs: Pairs,
     /// Bytes and drops that have been told.
     sent: u64,
     dropped: u64,
@@ -166,6 +169,7 @@ impl Relay {
                 is_ending: false,
                 is_lingering: false,
                 over: None,
+                pairs: Pairs::new(!trip.venue.gather.low_latency),
                 sent: 0,
                 dropped: 0,
                 link,
@@ -493,6 +497,7 @@ impl Relay {
             return;
         }
         *has_begun = true;
+        self.send_single(ctx);
         self.look(burst, ctx);
         if self.far.is_none() {
             return;
@@ -502,6 +507,18 @@ impl Relay {
     }
 
     // ---- writing ----
+
+    fn send(&mut self, batch: &Batch, gap: bool, ctx: &mut Context<Self>) {
+        let written = self.output.borrow_mut().send(batch, gap, &mut Bulk::default());
+        self.note_written(written, ctx);
+    }
+
+    /// Nothing waits for what comes next any more.
+    fn send_single(&mut self, ctx: &mut Context<Self>) {
+        if let Some((batch, gap)) = self.pairs.take() {
+            self.send(&batch, gap, ctx);
+        }
+    }
 
     fn take_output(&mut self) {
         let Some(far) = &mut self.far else { return };
@@ -552,6 +569,7 @@ impl Relay {
         if self.is_ending {
             return;
         }
+        self.send_single(ctx);
         self.is_ending = true;
         let now = self.now();
         self.note_worked(now);
@@ -616,6 +634,8 @@ impl Relay {
         if self.far.is_none() {
             return; // dialling has its own time
         }
+        self.pairs.tick();
+        self.send_single(ctx);
         let now = self.now();
         let (taken, waits) = self.note_sent();
         self.trip.status.lag_ms.store(self.watch.lag_ms(), Ordering::Relaxed);
@@ -687,9 +707,10 @@ impl Handler<Deliver> for Relay {
             Deliver::Begin { listener, burst } => self.begin(listener, &burst, ctx),
             Deliver::Media { batch, gap } => {
                 self.look(batch.packets(), ctx);
-                if let (Work::Listening { has_begun: true, .. }, Some(_)) = (&self.work, &self.far) {
-                    let written = self.output.borrow_mut().send(&batch, gap, &mut Bulk::default());
-                    self.note_written(written, ctx);
+                if let (Work::Listening { has_begun: true, .. }, Some(_)) = (&self.work, &self.far)
+                    && let Some((batch, gap)) = self.pairs.next(batch, gap)
+                {
+                    self.send(&batch, gap, ctx);
                 }
             }
             Deliver::End => self.end(Fate::NotNeeded, "the publisher left", ctx),

@@ -15,7 +15,7 @@ use actix::prelude::*;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 
-/// An arbiter that looks for events once in [`STEP`] at the most while many come.
+/// An arbiter that looks for events every few milliseconds while many come.
 pub fn paced_arbiter() -> io::Result<Arbiter> {
     Arbiter::try_with_tokio_rt(|| {
         let (pace, began) = (Arc::new(Mutex::new(Pace::default())), Instant::now());

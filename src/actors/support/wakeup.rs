@@ -37,6 +37,11 @@ impl Wakeup {
         Self { hold: hold.min(MAX_HOLD), threshold: ANY, trust: 0, due: None, overdue: false }
     }
 
+    /// Whether what lies in the socket waits for more.
+    pub fn gathers(&self) -> bool {
+        self.threshold > ANY
+    }
+
     /// A video frame of so many bytes came. One that is too small to wake anybody must not come to wait.
     pub fn saw_video(&mut self, len: usize) {
         let is_large = len >= LARGE as usize;

@@ -1,13 +1,13 @@
 //! Chunks to messages and messages to chunks.
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::message::{MAX_CHUNK_SIZE, MAX_LENGTH, Message};
+use super::message::{MAX_CHUNK_SIZE, MAX_LENGTH, Message, kind};
 
 /// Joins chunks to messages.
 ///
-/// Feed it slices of whatever size the socket gave; it keeps what is unfinished. Each payload byte is copied once, into
-/// the buffer its message leaves in. Between messages it holds no buffer, only a few words for each chunk stream.
+/// Feed it slices of whatever size the socket gave; it keeps what is unfinished. Between messages it holds a few words for
+/// each chunk stream and, where media come, what is left of the piece of memory they leave in.
 #[derive(Debug)]
 pub struct ChunkReader {
     limits: ChunkLimits,
@@ -23,6 +23,8 @@ pub struct ChunkReader {
     reserved: usize,
     thin_chunks: u64,
     restarts: u32,
+    /// Made for the first media that come.
+    bodies: Option<Box<Bodies>>,
 }
 
 /// What a peer may make a [`ChunkReader`] hold or do.
@@ -71,6 +73,7 @@ impl ChunkReader {
             carry: Carry::default(),
             held: 0,
             reserved: 0,
+            bodies: None,
             thin_chunks: 0,
             restarts: 0,
         }
@@ -313,7 +316,8 @@ impl ChunkReader {
                 return Err(ChunkError::TooMuchUnfinished { limit });
             }
             stream.unfinished = false;
-            return Ok(Some(stream.message(Bytes::copy_from_slice(part))));
+            let header = stream.message(Bytes::new());
+            return Ok(Some(Message { payload: self.keep(header.kind, part), ..header }));
         }
         self.append(index, part)?;
         if left > 0 {
@@ -328,7 +332,17 @@ impl ChunkReader {
         stream.unfinished = false;
         let header = stream.message(Bytes::new());
         self.release(&payload);
-        Ok(Some(Message { payload: payload.into(), ..header }))
+        let payload = if payload.len() > Bodies::LONGEST { payload.into() } else { self.keep(header.kind, &payload) };
+        Ok(Some(Message { payload, ..header }))
+    }
+
+    /// The bytes of a whole message as somebody may hold them from here on.
+    fn keep(&mut self, kind: u8, bytes: &[u8]) -> Bytes {
+        let is_media = matches!(kind, kind::AUDIO | kind::VIDEO) && !bytes.is_empty();
+        if !is_media || bytes.len() > Bodies::LONGEST {
+            return Bytes::copy_from_slice(bytes);
+        }
+        self.bodies.get_or_insert_default().keep(bytes)
     }
 
     /// Adds to an unfinished message, growing its buffer in proportion to what has come, whatever was announced.
@@ -421,6 +435,33 @@ impl Default for WireStyle {
 impl Default for ChunkLimits {
     fn default() -> Self {
         Self { max_message: DEFAULT_MAX_MESSAGE, max_csids: 64, max_restarts: 10 }
+    }
+}
+
+/// Where the bodies of media go. They come one after the other and are let go in about that order, so many share a piece of
+/// memory: with hundreds of publishers each piece taken and given back by itself is a place that this thread has not seen
+/// for seconds.
+#[derive(Debug, Default)]
+struct Bodies {
+    piece: BytesMut,
+    /// How large the last piece was: what a peer makes us hold is in proportion to what it sent.
+    size: usize,
+}
+
+impl Bodies {
+    /// Longer bodies have a piece of their own.
+    const LONGEST: usize = 16 << 10;
+
+    const SMALLEST_PIECE: usize = 2 << 10;
+    const LARGEST_PIECE: usize = 32 << 10;
+
+    fn keep(&mut self, bytes: &[u8]) -> Bytes {
+        if self.piece.capacity() < bytes.len() {
+            self.size = (self.size * 2).clamp(Self::SMALLEST_PIECE, Self::LARGEST_PIECE);
+            self.piece = BytesMut::with_capacity(self.size.max(bytes.len()));
+        }
+        self.piece.extend_from_slice(bytes);
+        self.piece.split().freeze()
     }
 }
 
