@@ -20,6 +20,19 @@ use livemill::protocol::mp4::chunker::{Chunk, ChunkRules, Chunker, Rendition as 
 use livemill::protocol::mp4::fragment::{FragmentSample, Run, fragment};
 use proptest::prelude::*;
 
+#[test]
+fn parts_have_their_time_also_where_the_list_was_short() {
+    for (ms, parts) in [(100, 3), (250, 3), (250, 5), (300, 7), (450, 3), (490, 2), (490, 3), (490, 4)] {
+        let mut stream = Stream::new(&Plan { low_latency: true, ..Plan::default() });
+        stream.take(Step::Part { ms: 6, key: true });
+        stream.take(Step::Discontinuity);
+        for number in 0..16_000 / ms {
+            stream.take(Step::Part { ms, key: number % parts == 0 });
+            stream.check();
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -455,6 +468,8 @@ struct Stream {
     begun: bool,
     rules: PlaylistRules,
     delta_rules: PlaylistRules,
+    /// A whole list before it: deltas are for who has one.
+    has_read: bool,
     manifest: Manifest,
     manifest_rules: ManifestRules,
     last: Playlist,
@@ -488,6 +503,7 @@ impl Stream {
             begun: false,
             rules: PlaylistRules::allowing(allowed),
             delta_rules: PlaylistRules::allowing(allowed),
+            has_read: false,
             manifest: Manifest::new(Rules::default()),
             manifest_rules: ManifestRules::new(),
             last: Playlist::default(),
@@ -541,7 +557,8 @@ impl Stream {
         let list = self.rules.see(&full);
         // Whoever reads only now and then, and then only what is new.
         if self.steps.is_multiple_of(3) {
-            let mut seen = self.delta_rules.see(&text(&mut self.window, self.steps > 3));
+            let knows = std::mem::replace(&mut self.has_read, true);
+            let mut seen = self.delta_rules.see(&text(&mut self.window, knows));
             seen.skipped = 0;
             let without_parts = |list: &Playlist| {
                 let mut list = list.clone();

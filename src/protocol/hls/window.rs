@@ -708,7 +708,14 @@ impl Window {
         self.discontinuity_sequence += u64::from(segment.discontinuity);
         // RFC 8216 6.2.2: still there for the length of itself and of the longest playlist that listed it.
         let now_us = self.position_us.saturating_add(self.coming_us);
-        let until_us = now_us.saturating_add(segment.duration_us).saturating_add(self.longest_us);
+        let segment_us = now_us.saturating_add(segment.duration_us).saturating_add(self.longest_us);
+        // Parts that were listed until now have their own time, which is longer where the list was short.
+        let parts_us = match segment.parts_until_us {
+            _ if segment.parts.is_empty() => 0,
+            Some(until_us) => until_us,
+            None => now_us.saturating_add(3 * self.target_us()),
+        };
+        let until_us = segment_us.max(parts_us);
         self.retired.push_back(Retired { segment, until_us });
     }
 
