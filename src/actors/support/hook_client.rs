@@ -237,6 +237,7 @@ async fn drain(mut rest: reqwest::Response) {
 fn start_threads() -> Option<Handle> {
     let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("hooks").enable_all().build().ok()?;
     let handle = runtime.handle().clone();
+    // Dropped, it would end them.
     std::mem::forget(runtime);
     Some(handle)
 }

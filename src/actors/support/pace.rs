@@ -1,8 +1,8 @@
 //! How often an arbiter looks for what has come, while a lot comes.
 //!
 //! With hundreds of publishers something comes every few tenths of a millisecond, and falling asleep and waking up for each
-//! of them costs more than the work itself. So a thread that hardly ever sleeps for long looks once a millisecond, and finds
-//! several at a time.
+//! of them costs more than the work itself. So a thread that hardly ever sleeps for long looks every few milliseconds, and
+//! finds several at a time.
 
 use std::{
     cell::Cell,
