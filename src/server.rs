@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::{
     actors::{
         children::{Children, FinishChildren},
+        control::Control,
         hooks::{FinishHooks, Hooks, StopAsking},
         house::{Desks, House},
         listener::{BoundSocket, CloseAll, Listener, ReloadCertificates, StopAccepting},
@@ -29,6 +30,7 @@ use crate::{
         port::Port,
         relays::{FinishRelays, Relays},
         router::Router,
+        steward::Steward,
         support::{
             census::Census,
             directory::Directory,
@@ -191,6 +193,12 @@ async fn serve(
     let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
     let relays = relays.run(Relays::new(house.clone(), config.servers.clone(), homes.clone(), own_listens));
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
+    let stewards = arbiters
+        .iter()
+        .enumerate()
+        .map(|(index, arbiter)| Steward::start_in_arbiter(&arbiter.handle(), move |_| Steward::new(index)));
+    let stewards = stewards.collect();
+    let control = Control::new(std::sync::Arc::clone(&house), stewards, Some(outputs.clone())).start();
     // It lives for as long as it has a timer.
     drop(Sweeper::new(config).map(Sweeper::start));
     let (count, connections) = watch::channel(0);
@@ -199,6 +207,7 @@ async fn serve(
     let site = std::sync::Arc::new(Site {
         house: std::sync::Arc::clone(&house),
         outputs,
+        control,
         config: std::sync::Arc::new(config.clone()),
         logs: logs.access.clone(),
     });

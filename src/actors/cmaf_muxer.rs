@@ -478,7 +478,7 @@ mod tests {
             let source = Source { id: 1, to: stream.clone().recipient(), counters: Arc::default() };
             let (shelf, key) = (Shelf::default(), StreamKey::parse("default", "live", "a").expect("a good name"));
             let limits = StoreLimits { blocked_requests: 1, patience: Duration::from_secs(1) };
-            let sessions = Sessions::new(Duration::from_secs(30), Arc::default());
+            let sessions = Sessions::new(Duration::from_secs(30), Arc::default(), || 1);
             let shelved =
                 shelf.put(&key, Format::Cmaf, || SegmentStore::new(limits, sessions)).ok().expect("the first");
             let store = Arc::clone(shelved.store());

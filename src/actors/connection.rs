@@ -35,6 +35,7 @@ use super::{
         outbox::Progress,
         output::{Output, SharedOutput},
         pace::stay_awake,
+        roll::{Enrolled, Order},
         route::Route,
         socket::{self, Arrived, RawSocket, ReadError, Reads, Writes},
         tls::is_hang_up,
@@ -70,10 +71,11 @@ pub struct Connection {
     deadlines: Deadlines,
     times: Arc<Times>,
     next_tick: SpawnHandle,
-    received: u64,
     media: u64,
     place: Option<Box<Place>>,
     role: Role,
+    /// What a publisher that was sent elsewhere does not say again.
+    carried: Option<Box<Vec<Incoming>>>,
     /// Set once the session is to end: nothing is acted on any more, what is queued is still written.
     ending: Option<Ending>,
     /// What will be written down of this session, and while it lasts the one place that knows its addresses and names.
@@ -126,6 +128,7 @@ struct PublisherRole {
     /// The timer of `wakeup` is under way.
     has_patience: bool,
     _counted: Publishing,
+    _enrolled: Enrolled,
     /// What hooks are owed when the publish ends.
     _debt: Debt,
 }
@@ -136,6 +139,7 @@ struct PlayerRole {
     ticket: Ticket,
     venue: Arc<Venue>,
     _attendance: Option<Attendance>,
+    _enrolled: Enrolled,
     _debt: Debt,
 }
 
@@ -193,10 +197,10 @@ impl Connection {
             deadlines: Deadlines::new(Duration::ZERO),
             times: house.times(server).unwrap_or_else(|| Arc::new(Times::new(&house.limits, &server.rtmp))),
             next_tick: SpawnHandle::default(),
-            received: 0,
             media: 0,
             place: None,
             role: Role::None,
+            carried: None,
             ending: None,
             record: Box::new(record),
             presence,
@@ -222,7 +226,7 @@ impl Connection {
     // ---- reading ----
 
     fn take_bytes(&mut self, wire: &[u8], ctx: &mut Context<Self>) {
-        self.received += wire.len() as u64;
+        self.output.borrow_mut().note_received(wire.len());
         let now = self.now();
         if self.deadlines.stage() == Stage::Silent {
             self.deadlines.enter(Stage::Handshake, now);
@@ -589,7 +593,7 @@ impl Connection {
             let in_tls = self.port.tls.is_some() && (!output.socket().is_tls() || output.socket().is_handshaking());
             Sight {
                 in_tls,
-                received: self.received,
+                received: output.received(),
                 written: output.written(),
                 waits: output.is_blocked(),
                 midway: self.session.is_midway(),
@@ -658,12 +662,13 @@ impl Actor for Connection {
     fn stopped(&mut self, _: &mut Self::Context) {
         self.part();
         let reason = self.ending.take().map_or_else(|| "closed".to_owned(), |ending| ending.reason);
-        let (lasted, sent) = (self.now(), self.output.borrow().written());
+        let lasted = self.now();
+        let (sent, received) = (self.output.borrow().written(), self.output.borrow().received());
         self.output.borrow_mut().close();
-        self.record.bytes_received = self.received;
+        self.record.bytes_received = received;
         self.record.bytes_sent = sent;
         self.record.duration = lasted;
-        let (id, client, received) = (self.id, self.client(), self.received);
+        let (id, client) = (self.id, self.client());
         let SessionRecord { app, name, .. } = &*self.record;
         if self.record.milestones.connect.is_some() {
             info!(connection = id, client, app, name, received, sent, seconds = lasted.as_secs(), reason, "disconnect");
@@ -770,19 +775,37 @@ impl Handler<Expelled> for Connection {
     type Result = ();
 
     fn handle(&mut self, Expelled { reason }: Expelled, ctx: &mut Self::Context) {
+        self.expel(&reason, ctx);
+    }
+}
+
+impl Handler<Order> for Connection {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, ctx: &mut Self::Context) {
+        match order {
+            Order::Leave { reason } => self.expel(&reason, ctx),
+            Order::GoTo { name } => self.go_to(&name, ctx),
+        }
+    }
+}
+
+impl Connection {
+    /// Whoever publishes or plays is told why not any longer.
+    fn expel(&mut self, reason: &str, ctx: &mut Context<Self>) {
         match &self.role {
             Role::Publisher(role) => {
                 let msid = role.msid;
-                self.session.status(msid, "error", "NetStream.Publish.Denied", &reason);
+                self.session.status(msid, "error", "NetStream.Publish.Denied", reason);
             }
             Role::Player(role) => {
                 let msid = role.msid;
-                self.session.status(msid, "error", "NetStream.Play.Failed", &reason);
+                self.session.status(msid, "error", "NetStream.Play.Failed", reason);
             }
-            // It has left what the hook spoke of.
+            // It has left what was spoken of.
             Role::None => return,
         }
-        self.end(&reason, ctx);
+        self.end(reason, ctx);
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     relays::Relays,
     router::Router,
     support::{
+        bans::Bans,
         census::Census,
         deadlines::Times,
         directory::Directory,
@@ -45,6 +46,8 @@ pub struct House {
     pub census: Census,
     pub directory: Directory,
     pub viewers: Viewers,
+    /// Who is kept out.
+    pub bans: Bans,
     /// Viewers of segments that hooks were asked about.
     pub guests: Guests,
     /// Outputs made of segments that are in memory.
@@ -59,7 +62,9 @@ pub struct House {
     /// The applications of each server, by its index.
     floors: Vec<Floor>,
     started: Instant,
-    connections: AtomicU64,
+    numbers: Numbers,
+    /// RTMP connections that were let in.
+    accepted: AtomicU64,
     tls_handshakes: AtomicU32,
     max_tls_handshakes: u32,
 }
@@ -89,6 +94,7 @@ impl House {
             census,
             directory,
             viewers: Viewers::default(),
+            bans: Bans::default(),
             guests: Guests::default(),
             shelf: Shelf::default(),
             disk: Disk::default(),
@@ -98,7 +104,8 @@ impl House {
             node: NodeId::random(),
             floors,
             started: Instant::now(),
-            connections: AtomicU64::new(0),
+            numbers: Numbers::default(),
+            accepted: AtomicU64::new(0),
             tls_handshakes: AtomicU32::new(0),
             max_tls_handshakes,
         }
@@ -117,7 +124,30 @@ impl House {
 
     /// The number of a new connection, of either protocol: the `*1` of the logs.
     pub fn next_connection(&self) -> u64 {
-        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+        self.numbers.next()
+    }
+
+    /// For those who give numbers to clients that are no connections.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers.clone()
+    }
+
+    /// An RTMP connection was let in.
+    pub fn note_accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// RTMP connections that were let in since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    pub fn tls_handshakes(&self) -> u32 {
+        self.tls_handshakes.load(Ordering::Relaxed)
+    }
+
+    pub fn max_tls_handshakes(&self) -> u32 {
+        self.max_tls_handshakes
     }
 
     /// The application of this name, as the running server has it.
@@ -153,6 +183,16 @@ impl House {
 
     pub fn tls_is_crowded(&self) -> bool {
         self.max_tls_handshakes > 0 && self.tls_handshakes.load(Ordering::Relaxed) >= self.max_tls_handshakes
+    }
+}
+
+/// Numbers of clients, each given once. A clone goes on where the others are.
+#[derive(Clone, Default)]
+pub struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

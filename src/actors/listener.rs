@@ -107,6 +107,7 @@ impl Listener {
             return;
         }
         let id = self.house.next_connection();
+        self.house.note_accepted();
         let arrival = Arrival {
             id,
             socket,

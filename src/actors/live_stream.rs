@@ -34,6 +34,7 @@ use crate::{
         gather::Gathered,
         gop::{GopCache, GopLimits},
         key::StreamKey,
+        meter::{Meter, Readings},
         packet::{Batch, Packet, PacketKind, Track},
         timeline::{Notice, Timeline, TimelineRules},
     },
@@ -50,6 +51,7 @@ pub struct LiveStream {
     started: Instant,
     timeline: Timeline,
     cache: GopCache,
+    meter: Meter,
     publisher: Option<Publisher>,
     /// Bounded by [`MAX_NEWCOMERS`], and each waits no longer than [`REFUSAL_WAITS`].
     newcomers: VecDeque<Newcomer>,
@@ -188,6 +190,29 @@ pub struct AwaitPublisher {
 #[rtype(result = "()")]
 pub struct TurnAway(pub Arc<Refusal>);
 
+/// What a decoder must know of this stream, as its publisher sent it: for a publisher that goes on elsewhere, and will
+/// not say it again.
+#[derive(Message)]
+#[rtype(result = "Vec<Incoming>")]
+pub struct CopyHeaders;
+
+/// How is it with the stream?
+#[derive(Message)]
+#[rtype(result = "StreamReading")]
+pub struct Describe;
+
+/// The answer to [`Describe`].
+#[derive(Clone, Copy, Debug, Default, MessageResponse)]
+pub struct StreamReading {
+    /// The id of the session that publishes.
+    pub publisher: Option<u64>,
+    /// Media has come from it.
+    pub active: bool,
+    /// Since there is the stream.
+    pub age: Duration,
+    pub readings: Readings,
+}
+
 /// The publisher is done.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -256,6 +281,7 @@ impl LiveStream {
             started: Instant::now(),
             timeline,
             cache,
+            meter: Meter::default(),
             publisher: None,
             newcomers: VecDeque::new(),
             subscribers: Subscribers::default(),
@@ -288,6 +314,12 @@ impl LiveStream {
     fn take(&mut self, message: Incoming, now: Duration) -> Option<Packet> {
         self.counters.packets_in.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_in.fetch_add(message.body.len() as u64, Ordering::Relaxed);
+        let track = match message.medium {
+            Medium::Audio => Track::Audio,
+            Medium::Video => Track::Video,
+            Medium::Metadata | Medium::Text => Track::Data,
+        };
+        self.meter.count_in(track, message.body.len(), now);
         let packet = match message.medium {
             Medium::Audio | Medium::Video => self.take_media(message, now),
             Medium::Metadata => self.take_metadata(&message),
@@ -310,6 +342,7 @@ impl LiveStream {
                 if let Some(notice) = placed.notice {
                     self.note_clock(frame.track, notice, now);
                 }
+                self.meter.frame(frame.track, frame.kind, placed.time_ms, now);
                 if let Some(publisher) = &mut self.publisher {
                     publisher.last_media = now;
                 }
@@ -500,6 +533,7 @@ impl LiveStream {
         }
         let Publish { facts, to } = asked;
         self.timeline.begin_session(now);
+        self.meter.begin(now);
         let replaced = self.publisher.replace(Publisher {
             facts: Arc::clone(facts),
             to: to.clone(),
@@ -558,7 +592,9 @@ impl Handler<Ingest> for LiveStream {
         let now = self.now();
         let packets: SmallVec<_> = ingest.messages.into_iter().filter_map(|message| self.take(message, now)).collect();
         if !packets.is_empty() {
-            self.subscribers.deliver(&Batch::new(packets), false, &self.counters);
+            let batch = Batch::new(packets);
+            self.subscribers.deliver(&batch, false, &self.counters);
+            self.meter.count_out(batch.bytes() as u64 * u64::from(self.counters.players.endless()), now);
             // Who is gone without a word has been forgotten.
             self.note_wanted(ctx);
         }
@@ -614,6 +650,37 @@ impl Handler<Expel> for LiveStream {
         if let Some(publisher) = &self.publisher {
             // Once in the life of a publisher, and it leaves by itself then.
             publisher.to.do_send(Replaced::Expelled(reason));
+        }
+    }
+}
+
+impl Handler<CopyHeaders> for LiveStream {
+    type Result = MessageResult<CopyHeaders>;
+
+    fn handle(&mut self, _: CopyHeaders, _: &mut Self::Context) -> Self::Result {
+        let time = self.counters.clock_ms.load(Ordering::Relaxed);
+        let headers = self.cache.metadata().into_iter().chain(self.cache.configs()).map(|packet| {
+            let medium = match packet.track() {
+                Track::Audio => Medium::Audio,
+                Track::Video => Medium::Video,
+                Track::Data => Medium::Metadata,
+            };
+            Incoming { medium, time, body: packet.body(true).clone() }
+        });
+        MessageResult(headers.collect())
+    }
+}
+
+impl Handler<Describe> for LiveStream {
+    type Result = StreamReading;
+
+    fn handle(&mut self, _: Describe, _: &mut Self::Context) -> StreamReading {
+        let now = self.now();
+        StreamReading {
+            publisher: self.publisher.as_ref().map(|publisher| publisher.facts.id),
+            active: self.is_active(),
+            age: now,
+            readings: self.meter.read(now),
         }
     }
 }

@@ -22,7 +22,11 @@ use super::{
     router::{NoStream, OpenStream, Opened, Purpose},
     segments::{Files, published},
     source::Source,
-    support::link::{ExitReason, Exited, Link},
+    support::{
+        counters::Protocol,
+        link::{ExitReason, Exited, Link},
+        snapshot::OutputNow,
+    },
 };
 use crate::{
     media::key::StreamKey,
@@ -50,6 +54,11 @@ pub struct OpenOutput {
     pub venue: Arc<Venue>,
     pub kind: OutputKind,
 }
+
+/// What is made of which stream, beside what lies on the shelf.
+#[derive(Message)]
+#[rtype(result = "Vec<(StreamKey, OutputNow)>")]
+pub struct ListOutputs;
 
 /// What is made of a stream for those who watch over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,6 +179,25 @@ impl Handler<OpenOutput> for Outputs {
         let open = OpenStream { key: asked.key.clone(), rules, purpose: Purpose::Play, home: self.home() };
         let opened = async move { router.send(open).await.unwrap_or(Err(NoStream::NotFound)) };
         Box::pin(opened.into_actor(self).map(|opened, outputs, ctx| outputs.open(asked, &opened?, ctx)))
+    }
+}
+
+impl Handler<ListOutputs> for Outputs {
+    type Result = MessageResult<ListOutputs>;
+
+    fn handle(&mut self, _: ListOutputs, _: &mut Self::Context) -> Self::Result {
+        let feeds = self.feeds.iter().map(|((key, kind), known)| {
+            let (kind, protocols) = match kind {
+                Endlessly::Ts => ("ts", [Protocol::HttpTs, Protocol::WsTs]),
+                Endlessly::Mp4 => ("mp4", [Protocol::HttpMp4, Protocol::WsMp4]),
+            };
+            let viewers = protocols.map(|protocol| known.source.counters.players.of(protocol) as usize);
+            (key.clone(), OutputNow { kind, place: "memory", viewers: viewers.iter().sum(), waiting: 0 })
+        });
+        let files = self.files.list().map(|(key, format)| {
+            (key.clone(), OutputNow { kind: format.name(), place: "disk", viewers: 0, waiting: 0 })
+        });
+        MessageResult(feeds.chain(files).collect())
     }
 }
 

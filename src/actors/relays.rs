@@ -28,7 +28,7 @@ use super::{
         relay_plan::{Direction, Leg, Next, Patience},
         relay_status::{Fate, RelayStatus, RelayView, State},
         route::Route,
-        targets::{OwnListens, Target, Trust},
+        targets::{OwnListens, Scheme, Target, TargetError, Trust},
     },
 };
 use crate::{
@@ -50,6 +50,8 @@ pub struct Relays {
     named: Vec<(Instant, PushTo)>,
     /// What they named for streams that somebody is about to play.
     sources: Vec<(Instant, PullFrom)>,
+    /// What an operator asked for while the server runs. Bounded by [`MAX_ADDED`].
+    added: Vec<Added>,
     /// Answered once there is no relay left.
     finishing: Option<Vec<oneshot::Sender<()>>>,
 }
@@ -80,10 +82,59 @@ pub struct PullFrom {
 #[rtype(result = "Vec<RelayView>")]
 pub struct ListRelays;
 
+/// Pushes or pulls this stream from now on, until it is told to stop. Asked for again, it is the same relay.
+#[derive(Message)]
+#[rtype(result = "Result<RelayAdded, RelayRefused>")]
+pub struct AddRelay {
+    pub key: StreamKey,
+    pub direction: Direction,
+    /// What it leaves out is the stream's own: `rtmp://host` is enough.
+    pub url: String,
+}
+
+/// The relay that was asked for.
+#[derive(Clone, Debug)]
+pub struct RelayAdded {
+    pub relay: RelayView,
+    /// It was not there before.
+    pub is_new: bool,
+}
+
+/// Why there is no such relay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayRefused {
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    #[error("a push goes to rtmp:// or rtmps://")]
+    PushScheme,
+    #[error("there is no application \"{0}\"")]
+    NoApplication(String),
+    #[error("there are {MAX_ADDED} relays of this kind already")]
+    TooMany,
+    #[error("the server is ending")]
+    Ending,
+}
+
+/// Ends a relay; one of the configuration comes back with the next publisher or player. False: there is no such relay.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct RemoveRelay {
+    pub id: u64,
+}
+
 /// The process is about to end: pushes are to take their leave. Answered when they have.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct FinishRelays;
+
+/// A relay that was added while the server runs.
+struct Added {
+    id: u64,
+    key: StreamKey,
+    direction: Direction,
+    target: Target,
+    since: Instant,
+}
 
 /// A stream as it is known here.
 struct Watched {
@@ -153,6 +204,7 @@ impl Relays {
             relays: HashMap::new(),
             named: Vec::new(),
             sources: Vec::new(),
+            added: Vec::new(),
             finishing: None,
         }
     }
@@ -210,6 +262,7 @@ impl Relays {
         let is_kept = watched.kept_until.is_some_and(|until| Instant::now() < until);
         let is_static =
             watched.venue.application.relays.static_pulls().any(|rule| rule.name.as_deref() == Some(&*key.name));
+        let is_static = is_static || self.added.iter().any(|added| added.is_for(Direction::Pull, key));
         let is_due = !watched.is_local()
             && !watched.is_refused
             && (is_static || watched.wanted.is_some() || is_kept)
@@ -265,7 +318,13 @@ impl Relays {
         let ceiling = if is_static { rules.static_pull_ceiling } else { rules.pull_ceiling };
         let back_off = (rules.first_retry, ceiling);
         let route = watched.wanted.clone().unwrap_or_default();
-        let id = self.start(Direction::Pull, key, goals, &route, back_off, ctx);
+        let added = self.added.iter().find(|added| added.is_for(Direction::Pull, key));
+        let (id, goals) = match added {
+            Some(added) if self.relays.contains_key(&added.id) => return, // its last attempt is about to end
+            Some(added) => (added.id, vec![added.goal()]),
+            None => (self.house.next_connection(), goals),
+        };
+        let id = self.start(id, Direction::Pull, key, goals, &route, back_off, ctx);
         if let Some(watched) = self.streams.get_mut(key) {
             watched.pull = id;
         }
@@ -327,8 +386,8 @@ impl Relays {
         for rule in rules.pushes_of(&key.name) {
             match Leg::of(rule, key, facts) {
                 Ok(legs) => {
-                    let goals = legs.into_iter().map(configured).collect();
-                    self.start_push(key, goals, &facts.route, back_off, None, ctx);
+                    let (id, goals) = (self.house.next_connection(), legs.into_iter().map(configured).collect());
+                    self.start_push(id, key, goals, &facts.route, back_off, None, ctx);
                 }
                 Err(error) => warn!(stream = %key, %error, "a push leads nowhere"),
             }
@@ -349,7 +408,8 @@ impl Relays {
             ways.extend(application.oclp.meta.iter().map(|rule| asked(rule, Event::Meta)));
         }
         for goals in ways {
-            self.start_push(key, goals, &facts.route, back_off, Some(facts.id), ctx);
+            let id = self.house.next_connection();
+            self.start_push(id, key, goals, &facts.route, back_off, Some(facts.id), ctx);
         }
         let now = Instant::now();
         self.named.retain(|(until, _)| now < *until);
@@ -358,18 +418,34 @@ impl Relays {
         named.into_iter().for_each(|(_, named)| self.push_named(named, facts, ctx));
     }
 
+    /// What was asked for while the server runs.
+    fn push_added(&mut self, key: &StreamKey, facts: &SessionFacts, ctx: &mut Context<Self>) {
+        let Some(watched) = self.streams.get(key) else { return };
+        let rules = &watched.venue.application.relays;
+        let back_off = (rules.first_retry, rules.push_ceiling);
+        let meant = self.added.iter().filter(|added| added.is_for(Direction::Push, key));
+        let due: Vec<_> =
+            meant.filter(|added| !self.relays.contains_key(&added.id)).map(|added| (added.id, added.goal())).collect();
+        for (id, goal) in due {
+            self.start_push(id, key, vec![goal], &facts.route, back_off, None, ctx);
+        }
+    }
+
     fn push_named(&mut self, named: PushTo, facts: &SessionFacts, ctx: &mut Context<Self>) {
         let Some(watched) = self.streams.get(&named.key) else { return };
         let rules = &watched.venue.application.relays;
         let back_off = (rules.first_retry, rules.push_ceiling);
         for target in named.targets.into_iter().take(MAX_NAMED) {
             let goal = Goal::There(Box::new(Leg::to(target, &named.key)), named.trust.clone());
-            self.start_push(&named.key, vec![goal], &facts.route, back_off, Some(facts.id), ctx);
+            let id = self.house.next_connection();
+            self.start_push(id, &named.key, vec![goal], &facts.route, back_off, Some(facts.id), ctx);
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a relay is what it is told to be")]
     fn start_push(
         &mut self,
+        id: u64,
         key: &StreamKey,
         goals: Vec<Goal>,
         route: &Route,
@@ -377,7 +453,7 @@ impl Relays {
         publisher: Option<u64>,
         ctx: &mut Context<Self>,
     ) {
-        let Some(id) = self.start(Direction::Push, key, goals, route, back_off, ctx) else { return };
+        let Some(id) = self.start(id, Direction::Push, key, goals, route, back_off, ctx) else { return };
         if let Some(known) = self.relays.get_mut(&id) {
             known.publisher = publisher;
         }
@@ -398,8 +474,10 @@ impl Relays {
 
     // ---- relays ----
 
+    #[expect(clippy::too_many_arguments, reason = "a relay is what it is told to be")]
     fn start(
         &mut self,
+        id: u64,
         direction: Direction,
         key: &StreamKey,
         goals: Vec<Goal>,
@@ -410,7 +488,6 @@ impl Relays {
         let watched = self.streams.get(key)?;
         let stream = watched.stream.upgrade()?;
         goals.first()?;
-        let id = self.house.next_connection();
         info!(relay = id, %direction, stream = %key, "relay started");
         let known = Known {
             direction,
@@ -491,6 +568,69 @@ impl Relays {
         self.note_finished();
     }
 
+    /// A relay that was added may be wanted again by the time its last attempt has ended.
+    fn renew(&mut self, id: u64, key: &StreamKey, ctx: &mut Context<Self>) {
+        if self.finishing.is_some() || !self.added.iter().any(|added| added.id == id) {
+            return;
+        }
+        self.settle(key, ctx);
+        let publisher = self.streams.get(key).and_then(|watched| watched.publisher.clone());
+        if let Some(facts) = publisher {
+            self.push_added(key, &facts, ctx);
+        }
+    }
+
+    /// Notes a relay that an operator wants.
+    fn add(&mut self, asked: AddRelay, ctx: &mut Context<Self>) -> Result<RelayAdded, RelayRefused> {
+        let AddRelay { key, direction, url } = asked;
+        if self.finishing.is_some() {
+            return Err(RelayRefused::Ending);
+        }
+        let target = Target::parse(&url)?;
+        if direction == Direction::Push && !matches!(target.scheme, Scheme::Rtmp | Scheme::Rtmps) {
+            return Err(RelayRefused::PushScheme);
+        }
+        if self.house.venue_of(&key).is_none() {
+            return Err(RelayRefused::NoApplication(key.app.to_string()));
+        }
+        let is_it = |added: &&Added| added.is_for(direction, &key) && added.target == target;
+        let known = self.added.iter().find(is_it).map(|added| added.id);
+        if known.is_none() && self.added.len() >= MAX_ADDED {
+            return Err(RelayRefused::TooMany);
+        }
+        let id = known.unwrap_or_else(|| {
+            let id = self.house.next_connection();
+            self.added.push(Added { id, key: key.clone(), direction, target, since: Instant::now() });
+            match direction {
+                Direction::Pull if self.streams.contains_key(&key) => self.settle(&key, ctx),
+                Direction::Pull => self.open_one(key.clone(), ctx),
+                Direction::Push => {
+                    let publisher = self.streams.get(&key).and_then(|watched| watched.publisher.clone());
+                    publisher.iter().for_each(|facts| self.push_added(&key, facts, ctx));
+                }
+            }
+            id
+        });
+        let relay = self.view().into_iter().find(|view| view.id == id).ok_or(RelayRefused::Ending)?;
+        Ok(RelayAdded { relay, is_new: known.is_none() })
+    }
+
+    fn remove(&mut self, id: u64, ctx: &mut Context<Self>) -> bool {
+        let added = self.added.extract_if(.., |added| added.id == id).next();
+        let running = self.relays.get(&id).filter(|known| !known.is_over).map(|known| known.key.clone());
+        if let Some(key) = &running {
+            let is_added = added.is_some();
+            if let Some(watched) = self.streams.get_mut(key).filter(|watched| watched.pull == Some(id)) {
+                watched.pull = None;
+                // One that the configuration names stays away until it is wanted anew.
+                watched.is_refused |= !is_added;
+            }
+            self.finish(id, ctx);
+            self.settle(key, ctx);
+        }
+        added.is_some() || running.is_some()
+    }
+
     /// Tells who waits for the last relay that it is gone.
     fn note_finished(&mut self) {
         if self.relays.is_empty() {
@@ -507,7 +647,9 @@ impl Relays {
         let Some(known) = self.relays.get_mut(&id) else { return };
         known.actor = None;
         if known.is_over {
-            return self.forget(id);
+            let key = known.key.clone();
+            self.forget(id);
+            return self.renew(id, &key, ctx);
         }
         let worked = Duration::from_millis(known.status.worked_ms.load(Ordering::Relaxed));
         let (fate, reason) = match known.status.report().last {
@@ -622,8 +764,14 @@ impl Relays {
             RelayView {
                 id: *id,
                 direction: known.direction.name(),
-                app: known.key.app.to_string(),
-                name: known.key.name.to_string(),
+                key: known.key.clone(),
+                origin: match (self.added.iter().any(|added| added.id == *id), known.goals.first()) {
+                    (true, _) => "api",
+                    (false, Some(Goal::There(_, Trust::Configured)) | None) => "configuration",
+                    (false, Some(Goal::There(..))) => "hook",
+                    (false, Some(Goal::Ask(_))) => "scheduler",
+                },
+                peer: report.peer,
                 url: report.url,
                 state: report.state,
                 attempt: known.patience.attempt(),
@@ -635,7 +783,8 @@ impl Relays {
                 since_s: known.since.elapsed().as_secs(),
             }
         };
-        let mut views: Vec<_> = self.relays.iter().map(view).collect();
+        let idle = self.added.iter().filter(|added| !self.relays.contains_key(&added.id)).map(Added::view);
+        let mut views: Vec<_> = self.relays.iter().map(view).chain(idle).collect();
         views.sort_by_key(|view| view.id);
         views
     }
@@ -645,6 +794,37 @@ impl Watched {
     /// Somebody publishes who is no relay of ours.
     fn is_local(&self) -> bool {
         self.publisher.as_ref().is_some_and(|facts| !facts.is_relay)
+    }
+}
+
+impl Added {
+    fn is_for(&self, direction: Direction, key: &StreamKey) -> bool {
+        self.direction == direction && self.key == *key
+    }
+
+    /// An operator may name any place.
+    fn goal(&self) -> Goal {
+        configured(Leg::to(self.target.clone(), &self.key))
+    }
+
+    /// As long as there is nothing to relay.
+    fn view(&self) -> RelayView {
+        RelayView {
+            id: self.id,
+            direction: self.direction.name(),
+            key: self.key.clone(),
+            origin: "api",
+            peer: None,
+            url: Leg::to(self.target.clone(), &self.key).to_string(),
+            state: State::Idle,
+            attempt: 0,
+            last_error: None,
+            next_try_ms: None,
+            bytes: 0,
+            lag_ms: 0,
+            drops: 0,
+            since_s: self.since.elapsed().as_secs(),
+        }
     }
 }
 
@@ -720,6 +900,7 @@ impl Handler<StreamEvent> for Relays {
                 self.settle(&key, ctx);
                 self.push(&key, &facts, ctx);
                 self.push_for(&key, &facts, ctx);
+                self.push_added(&key, &facts, ctx);
             }
             StreamEvent::Replaced { key, id, facts } => {
                 let Some(watched) = self.of(&key, id) else { return };
@@ -761,6 +942,7 @@ impl Handler<StreamEvent> for Relays {
                 let is_static = self.house.venue_of(&key).is_some_and(|venue| {
                     venue.application.relays.static_pulls().any(|rule| rule.name.as_deref() == Some(&*key.name))
                 });
+                let is_static = is_static || self.added.iter().any(|added| added.is_for(Direction::Pull, &key));
                 if is_static && self.finishing.is_none() {
                     ctx.run_later(STATIC_AGAIN, move |relays, ctx| relays.open_one(key, ctx));
                 }
@@ -819,6 +1001,22 @@ impl Handler<ListRelays> for Relays {
     }
 }
 
+impl Handler<AddRelay> for Relays {
+    type Result = Result<RelayAdded, RelayRefused>;
+
+    fn handle(&mut self, asked: AddRelay, ctx: &mut Self::Context) -> Self::Result {
+        self.add(asked, ctx)
+    }
+}
+
+impl Handler<RemoveRelay> for Relays {
+    type Result = bool;
+
+    fn handle(&mut self, RemoveRelay { id }: RemoveRelay, ctx: &mut Self::Context) -> bool {
+        self.remove(id, ctx)
+    }
+}
+
 impl Handler<FinishRelays> for Relays {
     type Result = ResponseFuture<()>;
 
@@ -834,6 +1032,9 @@ impl Handler<FinishRelays> for Relays {
         })
     }
 }
+
+/// Relays that may be added while the server runs.
+const MAX_ADDED: usize = 1000;
 
 /// Targets that one hook may name for one publisher.
 const MAX_NAMED: usize = 8;

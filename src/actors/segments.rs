@@ -70,6 +70,11 @@ impl Files {
         Some(known.0)
     }
 
+    /// What is written, of which stream.
+    pub fn list(&self) -> impl Iterator<Item = (&StreamKey, Format)> {
+        self.0.iter().filter(|(_, writing)| writing.finish.connected()).map(|((key, format), _)| (key, *format))
+    }
+
     /// Writes what has come, and is done when it lies on the disk.
     pub fn finish(&self) -> ResponseFuture<()> {
         let finishing: Vec<_> = self.0.values().map(|writing| writing.finish.send(FinishFiles)).collect();
@@ -102,7 +107,8 @@ pub fn open(house: &House, key: &StreamKey, venue: &Venue, format: Format) -> Op
         // The first segment must be whole, and it must be known that it is.
         patience: rules.max_fragment.saturating_add(rules.fragment).saturating_add(SLACK),
     };
-    let sessions = Sessions::new(rules.viewer_timeout, Arc::clone(&opened.counters));
+    let numbers = house.numbers();
+    let sessions = Sessions::new(rules.viewer_timeout, Arc::clone(&opened.counters), move || numbers.next());
     match house.shelf.put(key, format, || SegmentStore::new(limits, sessions)) {
         Err(known) => Some(known),
         Ok(shelved) => {

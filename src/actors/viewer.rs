@@ -13,8 +13,10 @@ use tracing::info;
 use super::{
     audience::{self, PlayerNotice, Seat, Ticket},
     children::Attendance,
+    gate::{self, Admitted, PlayWish},
     hooks::{Debt, Expelled},
     house::{House, Venue},
+    router::{OpenStream, Purpose},
     source::Source,
     support::{
         body::{Body, BrokenOff, Form, SharedBody},
@@ -22,6 +24,8 @@ use super::{
         deadlines::{Deadlines, Sight, Stage, Times, Verdict},
         facts::SessionFacts,
         hang_up::HangUp,
+        kernel::Kernel,
+        roll::{self, ClientRole, Enrolled, Order, Tap, Who, without_query},
         route::Route,
         viewers::{Entered, Entry},
     },
@@ -48,9 +52,13 @@ pub struct Viewer {
     is_relay: bool,
     record: Box<SessionRecord>,
     _attendance: Option<Attendance>,
+    enrolled: Option<Enrolled>,
     _entered: Entered,
     /// What hooks are owed when it leaves.
-    _debts: Vec<Debt>,
+    debts: Vec<Debt>,
+    /// Its number among all clients.
+    id: u64,
+    kernel: Option<Rc<dyn Fn() -> Option<Kernel>>>,
 }
 
 /// Somebody who may watch, and what.
@@ -67,6 +75,8 @@ pub struct Visit {
     pub route: Route,
     /// Ends the connection when its peer does not read.
     pub hang_up: Option<HangUp>,
+    /// Asks the kernel about the connection.
+    pub kernel: Option<Rc<dyn Fn() -> Option<Kernel>>>,
     pub debts: Vec<Debt>,
 }
 
@@ -93,11 +103,14 @@ impl Watching {
 impl Viewer {
     /// Lets somebody watch. To be called on the thread that serves the connection.
     pub fn begin(visit: Visit) -> Watching {
-        let Visit { house, venue, key, source, protocol, form, record, route, hang_up, mut debts } = visit;
+        let Visit { house, venue, key, source, protocol, form, record, route, hang_up, kernel, mut debts } = visit;
         let rules = venue.queue_rules();
         let body = Rc::new(RefCell::new(Body::new(form, rules)));
         let (here, answer) = oneshot::channel();
         let is_relay = !route.is_empty();
+        // Several answers may share a connection of HTTP/2.
+        let is_taken = record.connection == 0 || roll::has(record.connection);
+        let id = if is_taken { house.next_connection() } else { record.connection };
         Self::create(|ctx| {
             let entered = house.viewers.enter(Entry {
                 key: key.clone(),
@@ -127,8 +140,11 @@ impl Viewer {
                 is_relay,
                 record: Box::new(record),
                 _attendance: attendance,
+                enrolled: None,
                 _entered: entered,
-                _debts: debts,
+                debts,
+                id,
+                kernel,
                 house,
                 venue,
                 key,
@@ -144,6 +160,74 @@ impl Viewer {
 
     fn client(&self) -> String {
         self.record.remote.map_or_else(|| "unix:".to_owned(), |peer| peer.to_string())
+    }
+
+    /// Puts it on the roll of this arbiter, with what it watches now.
+    fn enrol(&mut self, ctx: &Context<Self>) {
+        let record = &self.record;
+        let who = Who {
+            id: self.id,
+            role: ClientRole::Player,
+            protocol: self.protocol.name(),
+            key: self.key.clone(),
+            address: record.remote,
+            agent: record.flash_ver.clone(),
+            page_url: without_query(&record.page_url),
+            swf_url: String::new(),
+            tc_url: record.tc_url.clone(),
+            connected: self.opened,
+            began: self.house.now(),
+            is_relay: self.is_relay,
+        };
+        let tap = Tap::Body(Rc::clone(&self.body), self.kernel.clone());
+        self.enrolled = Some(roll::enter(who, tap, ctx.address().recipient()));
+    }
+
+    /// An operator sends it to another name: rules and hooks are asked as if it came anew, and its answer goes on.
+    fn go_to(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let (house, venue) = (Arc::clone(&self.house), Arc::clone(&self.venue));
+        let (name, args) = name.split_once('?').unwrap_or((name, &self.record.args));
+        let key = StreamKey::parse(&self.key.vhost, &self.key.app, name);
+        self.record.name = name.to_owned();
+        self.record.args = args.to_owned();
+        let facts = Arc::new(SessionFacts::of(&self.record, "", &Route::default()));
+        let asked = async move {
+            let mut key = key.map_err(|error| error.to_string())?;
+            let peer = facts.address.map(|peer| peer.ip());
+            house.bans.check(ClientRole::Player, peer, &key, house.now()).map_err(|banned| banned.to_string())?;
+            let mut admitted = Admitted::default();
+            let mut purpose = Purpose::Play;
+            if gate::minds_players(&venue) {
+                let allowed = gate::play(&house, &venue, Arc::clone(&facts), PlayWish::default()).await;
+                admitted = allowed.map_err(|denied| denied.to_string())?;
+                key = admitted.key(key).map_err(|error| error.to_string())?;
+                if let Some(named) = admitted.relay.take() {
+                    gate::pull_from(&house, &key, &facts, named);
+                    purpose = Purpose::PlayFetched;
+                }
+            }
+            let (rules, home) = (Arc::clone(&venue.rules), Arbiter::current());
+            let open = OpenStream { key: key.clone(), rules, purpose, home };
+            let opened = house.router.send(open).await.map_err(|_| "the server is ending".to_owned())?;
+            Ok((key, opened.map_err(|error| error.to_string())?, admitted.debt))
+        };
+        ctx.spawn(asked.into_actor(self).map(|asked: Result<_, String>, viewer, ctx| match asked {
+            Ok((key, opened, mut debt)) => {
+                info!(connection = viewer.record.connection, client = viewer.client(), stream = %key, "sent on");
+                viewer.ticket = None;
+                viewer.body.borrow_mut().change_stream();
+                debt.begin(&opened.counters, || ctx.address().recipient());
+                // The one before it is paid now.
+                viewer.debts.clear();
+                viewer.debts.push(debt);
+                viewer.key = key;
+                viewer.counters = Arc::clone(&opened.counters);
+                let seat = Seat::http(viewer.protocol, Rc::clone(&viewer.body), ctx.address().recipient());
+                viewer.ticket = Some(audience::join(&opened.source(), seat));
+                viewer.enrol(ctx);
+            }
+            Err(reason) => viewer.finish(&format!("sent elsewhere: {reason}")),
+        }));
     }
 
     /// What waits is still sent, then the answer ends as a whole one.
@@ -198,6 +282,7 @@ impl Actor for Viewer {
         info!(connection, client = self.client(), stream = %self.key, protocol, "playing");
         let now = self.now();
         self.deadlines.enter(Stage::Playing, now);
+        self.enrol(ctx);
         self.tick_later(ctx);
         if let Some(answer) = self.answer.take() {
             ctx.spawn(answer.into_actor(self).map(|_, viewer, ctx| {
@@ -261,6 +346,17 @@ impl Handler<Dismiss> for Viewer {
     fn handle(&mut self, Dismiss { reason }: Dismiss, ctx: &mut Self::Context) {
         self.finish(reason);
         ctx.run_later(LAST_WORDS, |viewer, ctx| viewer.break_off("it did not read the end", ctx));
+    }
+}
+
+impl Handler<Order> for Viewer {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, ctx: &mut Self::Context) {
+        match order {
+            Order::Leave { reason } => ctx.notify(Expelled { reason: reason.to_string() }),
+            Order::GoTo { name } => self.go_to(&name, ctx),
+        }
     }
 }
 
@@ -380,6 +476,7 @@ mod tests {
                 record: SessionRecord::default(),
                 route: Route::default(),
                 hang_up,
+                kernel: None,
                 debts: Vec::new(),
             })
         }

@@ -117,7 +117,11 @@ pub async fn answer(site: &Site, asked: &MediaRequest, file: &str, request: &Htt
     };
     match found {
         Ok(Found::Text(bytes)) => text(bytes, encoding, protocol),
-        Ok(Found::Media { bytes, content_type, keep }) => media(bytes, content_type, keep.as_secs(), request),
+        Ok(Found::Media { bytes, content_type, keep }) => {
+            let (answer, length) = media(bytes, content_type, keep.as_secs(), request);
+            store.sessions().note_sent(length);
+            answer
+        }
         Err(reason) => refuse(reason),
     }
 }
@@ -189,7 +193,8 @@ fn text(bytes: Bytes, encoding: Encoding, protocol: Option<Protocol>) -> HttpRes
 }
 
 /// The bytes of a name never change, so a cache may keep them for as long as anybody lists them.
-fn media(bytes: Bytes, content_type: &'static str, keep_s: u64, request: &HttpRequest) -> HttpResponse {
+/// Also says how long the answer is.
+fn media(bytes: Bytes, content_type: &'static str, keep_s: u64, request: &HttpRequest) -> (HttpResponse, usize) {
     let length = bytes.len();
     let range = request.headers().get(header::RANGE).and_then(|range| range.to_str().ok());
     let (status, bytes, content_range) = match range.map_or(Ranges::All, |range| read_range(range, length)) {
@@ -208,7 +213,8 @@ fn media(bytes: Bytes, content_type: &'static str, keep_s: u64, request: &HttpRe
     if let Some(said) = content_range {
         answer.insert_header((header::CONTENT_RANGE, said));
     }
-    outlet::answer(answer, bytes, request)
+    let length = if *request.method() == Method::GET { bytes.len() } else { 0 };
+    (outlet::answer(answer, bytes, request), length)
 }
 
 /// The wall clock, for players of DASH: theirs may be wrong.

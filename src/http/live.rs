@@ -149,6 +149,7 @@ async fn watch(
         protocol: protocol(format, upgrade.is_some()),
         form,
         hang_up: request.conn_data::<Caller>().map(|caller| caller.hang_up.clone()),
+        kernel: request.conn_data::<Caller>().map(Caller::kernel),
         debts,
     });
     // What is fetched may turn out not to be there, and a viewer over HTTP can be told so in the head of the answer only.

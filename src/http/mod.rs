@@ -23,8 +23,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::{
     actors::{
+        control::Control,
         house::{House, Venue},
         outputs::Outputs,
+        support::{bans::Banned, roll::ClientRole},
     },
     config::{Action, Config, Server},
     log::access::AccessLogs,
@@ -50,6 +52,7 @@ use wire::Caller;
 pub struct Site {
     pub house: Arc<House>,
     pub outputs: Addr<Outputs>,
+    pub control: Addr<Control>,
     pub config: Arc<Config>,
     pub logs: AccessLogs,
 }
@@ -116,10 +119,12 @@ async fn play(site: &Site, asked: &MediaRequest, request: &HttpRequest, payload:
 }
 
 /// Why a media address is not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     /// Address rules.
     Denied,
+    /// An operator keeps it out.
+    Banned(Banned),
     /// A name that no stream can have.
     BadName,
 }
@@ -127,11 +132,20 @@ pub enum Refused {
 impl Refused {
     pub fn answer(self) -> HttpResponse {
         let status = match self {
-            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Denied | Self::Banned(_) => StatusCode::FORBIDDEN,
             Self::BadName => StatusCode::NOT_FOUND,
         };
+        let mut answer = HttpResponse::build(status);
         // A page on another origin must be able to see why.
-        HttpResponse::build(status).insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")).finish()
+        answer.insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"));
+        match self {
+            Self::Banned(banned) => answer
+                .insert_header((header::RETRY_AFTER, banned.left_s.to_string()))
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .content_type("text/plain")
+                .body(format!("{banned}\n")),
+            Self::Denied | Self::BadName => answer.finish(),
+        }
     }
 }
 
@@ -152,6 +166,9 @@ fn find(site: &Site, path: &str, request: &HttpRequest) -> Option<Result<MediaRe
         return Some(Err(Refused::Denied));
     }
     let Ok(key) = StreamKey::parse(&server.id, app, name) else { return Some(Err(Refused::BadName)) };
+    if let Err(banned) = site.house.bans.check(ClientRole::Player, peer, &key, site.house.now()) {
+        return Some(Err(Refused::Banned(banned)));
+    }
     Some(Ok(MediaRequest { key, venue, server: Arc::clone(server), peer, wanted }))
 }
 

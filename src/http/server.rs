@@ -3,7 +3,13 @@
 //! actix-web answers the requests; the connections are our own, so that one count and one set of limits holds for both
 //! protocols, a viewer shares its worker's audience with the RTMP players there, and everything ends in one order.
 
-use std::{cell::Cell, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::ArbiterHandle;
 use actix_http::{HttpService, Protocol};
@@ -308,6 +314,7 @@ async fn connect(arrival: Arrival) -> io::Result<(Wire, Protocol)> {
         hang_up: HangUp::default(),
         progress: Rc::default(),
         outlet: Rc::default(),
+        socket: Weak::new(),
     };
     Ok((Wire::new(socket, caller, presence, open), protocol))
 }

@@ -1,11 +1,11 @@
 //! One connection: a socket, TLS around it where it is asked for, and what it counts as.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{outlet::Outlet, server::HttpPort};
-use crate::actors::support::{census::Presence, hang_up::HangUp};
+use crate::actors::support::{census::Presence, hang_up::HangUp, kernel::Kernel, traffic};
 
 /// A connection as its requests see it.
 #[derive(Clone)]
@@ -37,6 +37,20 @@ pub struct Caller {
     pub hang_up: HangUp,
     pub progress: Rc<Progress>,
     pub outlet: Rc<Outlet>,
+    /// Its socket, for as long as it has one.
+    pub socket: Weak<RefCell<Socket>>,
+}
+
+impl Caller {
+    /// What asks the kernel about this connection, from any place on its thread.
+    pub fn kernel(&self) -> Rc<dyn Fn() -> Option<Kernel>> {
+        let socket = Weak::clone(&self.socket);
+        Rc::new(move || match &*socket.upgrade()?.try_borrow().ok()? {
+            Socket::Tcp(socket) => Kernel::of(socket),
+            Socket::Tls(socket) => Kernel::of(socket.get_ref().0),
+            Socket::Unix(_) => None,
+        })
+    }
 }
 
 /// Whether a connection gets anywhere: since when it has sent bytes that made no request and got no answer.
@@ -77,7 +91,7 @@ const SHORTEST_TICK: Duration = Duration::from_millis(100);
 
 /// What the server reads from and writes to. Counted until it is dropped.
 pub struct Wire {
-    socket: Socket,
+    socket: Rc<RefCell<Socket>>,
     pub caller: Caller,
     _presence: Presence,
     _open: Open,
@@ -108,6 +122,8 @@ impl Drop for Open {
 
 impl Wire {
     pub fn new(socket: Socket, caller: Caller, presence: Presence, open: Open) -> Self {
+        let socket = Rc::new(RefCell::new(socket));
+        let caller = Caller { socket: Rc::downgrade(&socket), ..caller };
         Self { socket, caller, _presence: presence, _open: open }
     }
 }
@@ -116,12 +132,13 @@ impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let polled = match &mut this.socket {
+        let polled = match &mut *this.socket.borrow_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
             Socket::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
             Socket::Tls(socket) => Pin::new(socket).poll_read(cx, buffer),
         };
         if buffer.filled().len() > before {
+            traffic::note_read(buffer.filled().len() - before);
             this.caller.progress.heard();
         }
         polled
@@ -132,7 +149,7 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let behind = this.caller.outlet.rest();
-        let polled = match &mut this.socket {
+        let polled = match &mut *this.socket.borrow_mut() {
             // A head and what is behind it go in one write.
             Socket::Tcp(socket) if !behind.is_empty() => {
                 Pin::new(socket).poll_write_vectored(cx, &[IoSlice::new(bytes), IoSlice::new(&behind)])
@@ -142,6 +159,7 @@ impl AsyncWrite for Wire {
             Socket::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
         };
         let Poll::Ready(Ok(written)) = polled else { return polled };
+        traffic::note_written(written);
         this.caller.progress.made();
         let first = written.min(bytes.len());
         drop(behind);
@@ -154,7 +172,7 @@ impl AsyncWrite for Wire {
         let this = self.get_mut();
         while !this.caller.outlet.is_empty() {
             let behind = this.caller.outlet.rest();
-            let written = ready!(match &mut this.socket {
+            let written = ready!(match &mut *this.socket.borrow_mut() {
                 Socket::Tcp(socket) => Pin::new(socket).poll_write(cx, &behind),
                 Socket::Unix(socket) => Pin::new(socket).poll_write(cx, &behind),
                 Socket::Tls(socket) => Pin::new(socket).poll_write(cx, &behind),
@@ -163,10 +181,11 @@ impl AsyncWrite for Wire {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             drop(behind);
+            traffic::note_written(written);
             this.caller.progress.made();
             this.caller.outlet.advance(written);
         }
-        match &mut this.socket {
+        match &mut *this.socket.borrow_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Tls(socket) => Pin::new(socket).poll_flush(cx),
@@ -174,7 +193,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
+        match &mut *self.get_mut().socket.borrow_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Socket::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Socket::Tls(socket) => Pin::new(socket).poll_shutdown(cx),

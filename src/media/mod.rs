@@ -4,6 +4,7 @@ pub mod codec;
 pub mod gather;
 pub mod gop;
 pub mod key;
+pub mod meter;
 pub mod packet;
 pub mod queue;
 pub mod timeline;

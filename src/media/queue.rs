@@ -172,6 +172,21 @@ impl SendQueue {
         self.items.is_empty()
     }
 
+    /// Media time between the oldest and the newest frame that wait.
+    pub fn waiting_ms(&self) -> i64 {
+        let time = |item: &Item| match item {
+            Item::Control(_) => None,
+            Item::Batch(batch) => batch.packets().iter().map(Packet::time_ms).max(),
+            Item::Packet(packet) => packet.is_frame().then(|| packet.time_ms()),
+        };
+        let (oldest, newest) = (self.items.iter().find_map(time), self.items.iter().rev().find_map(time));
+        oldest.zip(newest).map_or(0, |(oldest, newest)| (newest - oldest).max(0))
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.gate.paused
+    }
+
     /// Payload bytes of media that wait.
     pub fn bytes(&self) -> usize {
         self.bytes

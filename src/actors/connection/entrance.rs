@@ -20,13 +20,15 @@ use crate::{
         gate::{self, Admitted, Denied, PlayWish},
         hooks::Debt,
         house::{House, Venue},
-        live_stream::{LookWhetherFree, NameInUse, Publish},
+        live_stream::{CopyHeaders, LookWhetherFree, NameInUse, Publish},
         router::{NoStream, OpenStream, Opened, Purpose},
         support::{
+            bans::Banned,
             census::{Crowded, Publishing},
             deadlines::Stage,
             facts::SessionFacts,
             feeder::Feeder,
+            roll::{self, ClientRole, Enrolled, Tap, Who, without_query},
             route::Route,
             wakeup::Wakeup,
         },
@@ -56,6 +58,8 @@ pub(super) enum Refused {
     Name(#[from] NameError),
     #[error(transparent)]
     Crowded(#[from] Crowded),
+    #[error(transparent)]
+    Banned(#[from] Banned),
     #[error(transparent)]
     NoStream(#[from] NoStream),
     #[error("{0}")]
@@ -281,13 +285,16 @@ impl Connection {
             return Err(Refused::Key(self.client()));
         }
         let key = wanted.key.clone()?;
+        self.house.bans.check(ClientRole::Publisher, peer, &key, now)?;
         let counted = census.admit_publisher(peer, fingerprint(&key), now)?;
         Ok((key, counted))
     }
 
     fn may_play(&self, wanted: &Wanted) -> Result<StreamKey, Refused> {
         self.may_enter(&wanted.venue.application, Action::Play)?;
-        Ok(wanted.key.clone()?)
+        let key = wanted.key.clone()?;
+        self.house.bans.check(ClientRole::Player, self.peer_ip(), &key, self.house.now())?;
+        Ok(key)
     }
 
     fn may_enter(&self, application: &Application, action: Action) -> Result<(), Refused> {
@@ -318,6 +325,7 @@ impl Connection {
                 look_whether_free(&house, &key, &facts).await?;
                 admitted = gate::publish(&house, &venue, Arc::clone(&facts), &kind).await?;
                 key = admitted.key(key)?;
+                house.bans.check(ClientRole::Publisher, facts.address.map(|peer| peer.ip()), &key, house.now())?;
                 if let Some(named) = admitted.relay.take() {
                     gate::push_to(&house, &key, &facts, named);
                 }
@@ -350,6 +358,7 @@ impl Connection {
             if let Some(facts) = facts {
                 admitted = gate::play(&house, &venue, Arc::clone(&facts), wish).await?;
                 key = admitted.key(key)?;
+                house.bans.check(ClientRole::Player, facts.address.map(|peer| peer.ip()), &key, house.now())?;
                 if let Some(named) = admitted.relay.take() {
                     gate::pull_from(&house, &key, &facts, named);
                     purpose = Purpose::PlayFetched;
@@ -380,6 +389,7 @@ impl Connection {
         self.deadlines.enter(Stage::Publishing, now);
         self.record.milestones.start = Some(now.into());
         self.record.published = true;
+        let enrolled = self.enrol(ClientRole::Publisher, &key, ctx);
         let waits = !venue.gather.low_latency && self.port.tls.is_none();
         self.role = Role::Publisher(Box::new(PublisherRole {
             msid,
@@ -389,8 +399,10 @@ impl Connection {
             wakeup: Wakeup::new(if waits { venue.gather.audio_hold } else { Duration::ZERO }),
             has_patience: false,
             _counted: counted,
+            _enrolled: enrolled,
             _debt: debt,
         }));
+        self.send_carried(now, ctx);
         let read_on = self.session.accept_publish(msid);
         self.read_on(read_on, ctx);
     }
@@ -427,9 +439,66 @@ impl Connection {
         let ticket = audience::join(&opened.source(), seat);
         let attendance = Attendance::begin(&self.house, venue, &key, || self.facts(&self.record.args));
         let venue = Arc::clone(venue);
-        self.role =
-            Role::Player(Box::new(PlayerRole { msid, key, ticket, venue, _attendance: attendance, _debt: debt }));
+        let enrolled = self.enrol(ClientRole::Player, &key, ctx);
+        let role = PlayerRole { msid, key, ticket, venue, _attendance: attendance, _enrolled: enrolled, _debt: debt };
+        self.role = Role::Player(Box::new(role));
         self.read_on(read_on, ctx);
+    }
+
+    /// Puts whoever was let in on the roll of this arbiter.
+    fn enrol(&self, role: ClientRole, key: &StreamKey, ctx: &Context<Self>) -> Enrolled {
+        let record = &self.record;
+        let who = Who {
+            id: self.id,
+            role,
+            protocol: record.protocol,
+            key: key.clone(),
+            address: record.remote,
+            agent: record.flash_ver.clone(),
+            page_url: without_query(&record.page_url),
+            swf_url: without_query(&record.swf_url),
+            tc_url: without_query(&record.tc_url),
+            connected: self.opened,
+            began: self.house.now(),
+            is_relay: self.place.as_ref().is_some_and(|place| !place.route.is_empty()),
+        };
+        roll::enter(who, Tap::Output(self.output.clone()), ctx.address().recipient())
+    }
+
+    /// An operator sends this session to another name. It leaves what it does, and asks for that as if it had come by itself:
+    /// rules and hooks are asked again. Arguments that it came with stay unless `name` brings others.
+    pub(super) fn go_to(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let args = &self.record.args;
+        let name = if name.contains('?') || args.is_empty() { name.to_owned() } else { format!("{name}?{args}") };
+        match &self.role {
+            Role::None => {}
+            Role::Player(role) => {
+                let msid = role.msid;
+                self.part();
+                if self.session.ask_again(msid) && self.play(msid, &name, PlayWish::default(), ctx) == Flow::Go {
+                    self.go_on(ctx);
+                }
+            }
+            Role::Publisher(role) => {
+                let (msid, headers) = (role.msid, role.feeder.stream().send(CopyHeaders));
+                ctx.wait(headers.into_actor(self).map(move |headers, connection, ctx| {
+                    connection.carried = headers.ok().map(Box::new);
+                    connection.part();
+                    if connection.session.ask_again(msid) && connection.publish(msid, &name, "live", ctx) == Flow::Go {
+                        connection.go_on(ctx);
+                    }
+                }));
+            }
+        }
+    }
+
+    /// A publisher that was sent here does not say again what it has said elsewhere.
+    fn send_carried(&mut self, now: Duration, ctx: &mut Context<Self>) {
+        let (Some(carried), Role::Publisher(role)) = (self.carried.take(), &mut self.role) else { return };
+        carried.into_iter().for_each(|incoming| role.feeder.push(incoming, now));
+        if let Some(sent) = self.hand_over(ctx) {
+            self.wait_for_stream(sent, None, ctx);
+        }
     }
 
     /// What this player is told when a publisher comes and when it goes, said in advance: the audience says it later.
@@ -455,9 +524,12 @@ impl Connection {
     fn refuse_publish(&mut self, msid: u32, refused: &Refused, ctx: &mut Context<Self>) {
         let code = match refused {
             Refused::InUse(_) | Refused::Name(_) => "NetStream.Publish.BadName",
-            Refused::Access | Refused::Key(_) | Refused::Guessing | Refused::NotLive(_) | Refused::Denied(_) => {
-                "NetStream.Publish.Denied"
-            }
+            Refused::Access
+            | Refused::Key(_)
+            | Refused::Guessing
+            | Refused::NotLive(_)
+            | Refused::Denied(_)
+            | Refused::Banned(_) => "NetStream.Publish.Denied",
             Refused::Crowded(_) | Refused::NoStream(_) | Refused::Ending => "NetStream.Publish.Rejected",
         };
         match refused {

@@ -4,10 +4,13 @@ use std::{
     cell::RefCell,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
+use super::roll::Pulse;
 use crate::{
     media::{
         packet::{Batch, Packet, PacketKind},
@@ -31,6 +34,9 @@ pub struct Body {
     /// Taken from the queue, and not handed out yet.
     rest: Bytes,
     taken: u64,
+    asked: Instant,
+    /// How long it took until there was something to see.
+    first_frame: Option<Duration>,
 }
 
 /// What the bytes of an answer are.
@@ -49,6 +55,9 @@ pub struct FlvBody {
     from_zero: bool,
     /// The first frame has set the viewer's clock.
     has_begun: bool,
+    /// The newest time it was sent, in its own times; and from which it goes on with another stream.
+    newest_ms: i64,
+    goes_on: bool,
 }
 
 /// The answer was broken off: its viewer must not take it for a whole one.
@@ -68,7 +77,15 @@ impl Form {
     /// With `from_zero` the viewer's clock starts with its first frame.
     pub fn flv(wants: Tracks, from_zero: bool) -> Self {
         let opening = Some(Opening::new(wants));
-        Self::Flv(Box::new(FlvBody { tags: FlvForm::new(wants), opening, has: wants, from_zero, has_begun: false }))
+        Self::Flv(Box::new(FlvBody {
+            tags: FlvForm::new(wants),
+            opening,
+            has: wants,
+            from_zero,
+            has_begun: false,
+            newest_ms: 0,
+            goes_on: false,
+        }))
     }
 }
 
@@ -79,7 +96,16 @@ impl Body {
             queue.want_audio(flv.tags.wants.audio);
             queue.want_video(flv.tags.wants.video);
         }
-        Self { queue, form, waker: None, end: None, rest: Bytes::new(), taken: 0 }
+        Self {
+            queue,
+            form,
+            waker: None,
+            end: None,
+            rest: Bytes::new(),
+            taken: 0,
+            asked: Instant::now(),
+            first_frame: None,
+        }
     }
 
     /// A publisher is there: the packets that come first.
@@ -89,6 +115,22 @@ impl Body {
             self.queue.restart();
             self.queue.join(burst);
         }
+    }
+
+    /// From here on come the packets of another stream. False: this form of answer cannot go on with one.
+    pub fn change_stream(&mut self) -> bool {
+        let Form::Flv(flv) = &mut self.form else { return false };
+        if flv.has_begun {
+            (flv.has_begun, flv.goes_on) = (false, true);
+        }
+        // What waits of the old one would stand in the times of the new one.
+        self.queue.pause(true);
+        self.queue.pause(false);
+        true
+    }
+
+    pub fn can_change_stream(&self) -> bool {
+        matches!(self.form, Form::Flv(_))
     }
 
     /// The source's next packets. `gap`: some before them were lost on the way here.
@@ -157,12 +199,28 @@ impl Body {
         self.taken
     }
 
+    /// How it is with whoever is at the other end.
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
+            bytes_out: self.taken,
+            queue_bytes: self.queue.bytes() + self.rest.len(),
+            queue_ms: self.queue.waiting_ms(),
+            drops: self.drops(),
+            blocked: self.is_blocked(),
+            first_frame: self.first_frame,
+            ..Pulse::default()
+        }
+    }
+
     pub fn drops(&self) -> Drops {
         self.queue.drops()
     }
 
     /// Takes note of what comes; `true` if the viewer's clock is used up and this is a good moment to send it away.
     fn see(&mut self, packets: &[Packet]) -> bool {
+        if self.first_frame.is_none() && packets.iter().any(Packet::is_frame) {
+            self.first_frame = Some(self.asked.elapsed());
+        }
         let Form::Flv(flv) = &mut self.form else { return false };
         if let Some(opening) = &mut flv.opening {
             packets.iter().for_each(|packet| opening.see(packet));
@@ -176,7 +234,13 @@ impl Body {
             && let Some(first) = packets.iter().find(|packet| packet.is_frame())
         {
             flv.has_begun = true;
-            flv.tags.begin(first.time_ms(), flv.from_zero);
+            match std::mem::take(&mut flv.goes_on) {
+                true => flv.tags.go_on(first.time_ms(), flv.newest_ms + 1),
+                false => flv.tags.begin(first.time_ms(), flv.from_zero),
+            }
+        }
+        if let Some(newest) = packets.iter().rev().find(|packet| packet.is_frame()) {
+            flv.newest_ms = flv.newest_ms.max(flv.tags.own_time(newest.time_ms()));
         }
         let is_start = |packet: &Packet| packet.is_keyframe() || !flv.has.video;
         packets.iter().any(|packet| is_start(packet) && flv.tags.is_used_up(packet.time_ms()))

@@ -53,6 +53,13 @@ impl Crowded {
     }
 }
 
+/// How near the addresses have come to their bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MostOfOne {
+    pub connections: u32,
+    pub publishers: u32,
+}
+
 /// A connection that is counted until this is dropped.
 pub struct Presence {
     census: Census,
@@ -127,6 +134,18 @@ impl Census {
     pub fn is_guessing(&self, address: Option<IpAddr>, now: Duration) -> bool {
         let tally = address.and_then(|address| self.0.by_address.get(&counted_as(address)));
         tally.is_some_and(|tally| tally.blocked_until.is_some_and(|until| now < until))
+    }
+
+    pub fn max_connections(&self) -> u64 {
+        self.0.max_connections
+    }
+
+    /// The most that any address has, of each.
+    pub fn most_of_one_address(&self) -> MostOfOne {
+        self.0.by_address.iter().fold(MostOfOne::default(), |most, tally| MostOfOne {
+            connections: most.connections.max(tally.connections),
+            publishers: most.publishers.max(tally.publishers),
+        })
     }
 
     pub fn connections(&self) -> u64 {
@@ -244,7 +263,7 @@ fn is_spared(address: IpAddr) -> bool {
 }
 
 /// Under which address somebody is counted. An IPv6 host has a whole /64 to itself and may call from any address in it.
-fn counted_as(address: IpAddr) -> IpAddr {
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into()

@@ -16,6 +16,8 @@ pub struct StreamCounters {
     pub players: Players,
     pub bytes_in: AtomicU64,
     pub packets_in: AtomicU64,
+    /// What viewers of segments were sent.
+    pub segment_bytes_out: AtomicU64,
     /// Messages nobody could read, and tracks nobody asked for.
     pub refused_messages: AtomicU64,
     pub other_tracks: AtomicU64,
@@ -135,6 +137,11 @@ impl Players {
 
     pub fn of(&self, protocol: Protocol) -> u32 {
         self.0[protocol as usize].load(Ordering::Relaxed)
+    }
+
+    /// Who is sent every frame, as opposed to those who fetch segments.
+    pub fn endless(&self) -> u32 {
+        self.total().saturating_sub(self.of(Protocol::Hls) + self.of(Protocol::Dash))
     }
 
     /// Over all protocols.

@@ -33,6 +33,11 @@ impl Directory {
         self.0.remove_if(key, |_, entry| entry.counters.id == id);
     }
 
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<(StreamKey, Entry)> {
+        self.0.iter().map(|entry| (entry.key().clone(), entry.clone())).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -76,6 +76,10 @@ impl Feeder {
         self.stream.do_send(EndPublish { session: self.session });
     }
 
+    pub fn stream(&self) -> &Addr<LiveStream> {
+        &self.stream
+    }
+
     pub fn is_connected(&self) -> bool {
         self.stream.connected()
     }

@@ -1,5 +1,6 @@
 //! What actors share: sockets, writing, exit reports, who is counted, which streams exist.
 
+pub mod bans;
 pub mod body;
 pub mod bulk;
 pub mod census;
@@ -20,6 +21,7 @@ pub mod hook_call;
 pub mod hook_client;
 pub mod intake;
 pub mod kept;
+pub mod kernel;
 pub mod lifetime;
 pub mod link;
 pub mod notify;
@@ -31,13 +33,16 @@ pub mod registry;
 pub mod relay_plan;
 pub mod relay_status;
 pub mod restart;
+pub mod roll;
 pub mod route;
 pub mod said;
 pub mod segment_store;
 pub mod sessions;
 pub mod shelf;
+pub mod snapshot;
 pub mod socket;
 pub mod targets;
 pub mod tls;
+pub mod traffic;
 pub mod viewers;
 pub mod wakeup;

@@ -50,6 +50,11 @@ impl Outbox {
         self.bytes < WRITE_BYTES && self.parts.len() < WRITE_PARTS
     }
 
+    /// Bytes that wait here.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Bytes the socket has taken so far.
     pub fn written(&self) -> u64 {
         self.written

@@ -5,13 +5,16 @@ use std::{
     io,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
     bulk::Bulk,
     outbox::{Outbox, Progress},
+    roll::Pulse,
     socket::Writes,
 };
 use crate::{
@@ -33,6 +36,8 @@ pub struct Output {
     outbox: Outbox,
     /// Somebody waits for the socket to take bytes again: until then things only queue.
     waiting: bool,
+    /// Bytes that have come from the peer.
+    received: u64,
     player: Option<Player>,
 }
 
@@ -40,17 +45,27 @@ struct Player {
     form: PlayForm,
     /// The player's clock is to start with its first frame.
     zero_start: bool,
+    asked: Instant,
+    /// How long it took until there was something to see.
+    first_frame: Option<Duration>,
 }
 
 impl Output {
     pub fn new(socket: Writes) -> Self {
-        Self { socket, queue: SendQueue::new(CONTROL_ONLY), outbox: Outbox::default(), waiting: false, player: None }
+        Self {
+            socket,
+            queue: SendQueue::new(CONTROL_ONLY),
+            outbox: Outbox::default(),
+            waiting: false,
+            received: 0,
+            player: None,
+        }
     }
 
     /// From here on packets are taken, in this form and under these rules.
     pub fn play(&mut self, form: PlayForm, rules: QueueRules, zero_start: bool) {
         self.queue.configure(rules);
-        self.player = Some(Player { form, zero_start });
+        self.player = Some(Player { form, zero_start, asked: Instant::now(), first_frame: None });
     }
 
     /// From here on packets are refused; those that wait are forgotten.
@@ -68,6 +83,7 @@ impl Output {
     /// A publisher is there: what the player is told, and the packets that come first.
     pub fn begin(&mut self, words: Bytes, burst: &[Packet]) {
         self.start_clock(burst);
+        self.note_first(burst);
         self.queue.control(words);
         self.queue.restart();
         self.queue.join(burst);
@@ -76,7 +92,10 @@ impl Output {
     /// The stream's next packets, and a try to write them. `gap`: some before them were lost on the way here; `bulk` is
     /// that of all who are sent them.
     pub fn send(&mut self, batch: &Batch, gap: bool, bulk: &mut Bulk) -> io::Result<Progress> {
-        let Some(player) = &self.player else { return Ok(Progress::Done) };
+        let Some(player) = &mut self.player else { return Ok(Progress::Done) };
+        if player.first_frame.is_none() {
+            player.first_frame = Some(player.asked.elapsed());
+        }
         // Nearly every player, nearly always, waits for nothing: then the shared bytes go into the socket as they are.
         // Each queue they do not pass is a place in memory that this thread has not seen for a thousand players.
         let goes_through = !self.waiting
@@ -100,6 +119,7 @@ impl Output {
             return;
         }
         self.start_clock(batch.packets());
+        self.note_first(batch.packets());
         if gap {
             self.queue.gap();
         }
@@ -168,6 +188,31 @@ impl Output {
         self.queue.control_bytes()
     }
 
+    /// How it is with whoever is at the other end.
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
+            bytes_in: self.received,
+            bytes_out: self.written(),
+            queue_bytes: self.queue.bytes() + self.outbox.bytes(),
+            queue_ms: self.queue.waiting_ms(),
+            drops: self.drops(),
+            paused: self.queue.is_paused(),
+            blocked: self.waiting,
+            first_frame: self.player.as_ref().and_then(|player| player.first_frame),
+            kernel: self.socket.kernel(),
+        }
+    }
+
+    /// So many bytes have come from the peer.
+    pub fn note_received(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+    }
+
+    /// Bytes that have come from the peer so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     pub fn drops(&self) -> Drops {
         self.queue.drops()
     }
@@ -184,6 +229,15 @@ impl Output {
     pub fn close(&mut self) {
         self.stop_playing();
         self.socket = Writes::closed();
+    }
+
+    /// There is something to see from now on.
+    fn note_first(&mut self, packets: &[Packet]) {
+        if let Some(player) = self.player.as_mut().filter(|player| player.first_frame.is_none())
+            && packets.iter().any(Packet::is_frame)
+        {
+            player.first_frame = Some(player.asked.elapsed());
+        }
     }
 
     fn start_clock(&mut self, packets: &[Packet]) {

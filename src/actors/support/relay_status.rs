@@ -8,9 +8,8 @@ use std::{
     },
 };
 
-use serde::Serialize;
-
 use super::relay_plan::Leg;
+use crate::media::key::StreamKey;
 
 /// Shared by the attempts of one relay, one after the other.
 #[derive(Debug, Default)]
@@ -39,8 +38,7 @@ pub struct Report {
 }
 
 /// What a relay is at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// For its next attempt.
     #[default]
@@ -54,6 +52,24 @@ pub enum State {
     Ending,
     /// A bug ended it too often.
     Failed,
+    /// For somebody to publish what is to be pushed.
+    Idle,
+}
+
+impl State {
+    /// The word for it in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Asking => "asking",
+            Self::Connecting => "connecting",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Ending => "ending",
+            Self::Failed => "failed",
+            Self::Idle => "idle",
+        }
+    }
 }
 
 /// How an attempt ended.
@@ -139,14 +155,17 @@ impl RelayStatus {
     }
 }
 
-/// One relay, for the API.
-#[derive(Clone, Debug, Serialize)]
+/// One relay, for whoever looks on.
+#[derive(Clone, Debug)]
 pub struct RelayView {
     pub id: u64,
     /// `push` or `pull`.
     pub direction: &'static str,
-    pub app: String,
-    pub name: String,
+    pub key: StreamKey,
+    /// Who asked for it: `configuration`, `hook`, `scheduler` or `api`.
+    pub origin: &'static str,
+    /// The address that took it.
+    pub peer: Option<IpAddr>,
     /// Without query: it may hold a secret.
     pub url: String,
     pub state: State,

@@ -374,7 +374,7 @@ mod tests {
 
     fn store(blocked_requests: usize) -> Arc<SegmentStore> {
         let limits = StoreLimits { blocked_requests, patience: Duration::from_secs(10) };
-        Arc::new(SegmentStore::new(limits, Sessions::new(Duration::from_secs(30), Arc::default())))
+        Arc::new(SegmentStore::new(limits, Sessions::new(Duration::from_secs(30), Arc::default(), || 1)))
     }
 
     fn fill(store: &SegmentStore) {

@@ -7,11 +7,16 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use super::counters::{Protocol, StreamCounters};
+use super::{
+    counters::{Protocol, StreamCounters},
+    roll::{self, ClientNow, ClientRole, Pulse},
+    snapshot::Client,
+};
+use crate::media::key::StreamKey;
 
 /// The viewers of one output.
 pub struct Sessions {
@@ -20,6 +25,8 @@ pub struct Sessions {
     /// What address and agent make of an id; unlike that of any other process, so that nobody can aim at somebody else's.
     hasher: RandomState,
     known: Mutex<HashMap<ViewerId, Viewer>>,
+    /// Numbers for viewers.
+    number: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// Tells a viewer from the others of its output.
@@ -27,9 +34,13 @@ pub struct Sessions {
 pub struct ViewerId(u64);
 
 /// A viewer, as statistics see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Viewer {
+    /// Tells it from all other clients, and says nothing of its token.
+    pub number: u64,
     pub address: Option<IpAddr>,
+    /// What its player calls itself.
+    pub agent: Arc<str>,
     pub protocol: Protocol,
     /// When its first and its last request came, on the clock of whoever asks.
     pub since: Duration,
@@ -61,8 +72,13 @@ pub struct Who<'a> {
 }
 
 impl Sessions {
-    pub fn new(timeout: Duration, counters: Arc<StreamCounters>) -> Self {
-        Self { timeout, counters, hasher: RandomState::new(), known: Mutex::default() }
+    /// `number` gives each viewer one that no other client has.
+    pub fn new(
+        timeout: Duration,
+        counters: Arc<StreamCounters>,
+        number: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        Self { timeout, counters, hasher: RandomState::new(), known: Mutex::default(), number: Box::new(number) }
     }
 
     /// Somebody asks for the first playlist. The token makes a session of its own also where many have one address; none:
@@ -73,7 +89,7 @@ impl Sessions {
             return None;
         }
         let id = ViewerId(rand::random());
-        known.insert(id, Viewer { address: who.address, protocol, since: now, last: now, state: State::Invited });
+        known.insert(id, self.newcomer(who, protocol, now));
         Some(format!("{:016x}", id.0))
     }
 
@@ -89,13 +105,7 @@ impl Sessions {
         let viewer = match known.get_mut(&id) {
             Some(viewer) => viewer,
             None if is_full => return Ok(()),
-            None => known.entry(id).or_insert(Viewer {
-                address: who.address,
-                protocol,
-                since: now,
-                last: now,
-                state: State::Invited,
-            }),
+            None => known.entry(id).or_insert_with(|| self.newcomer(who, protocol, now)),
         };
         viewer.last = now;
         match viewer.state {
@@ -107,6 +117,17 @@ impl Sessions {
             }
         }
         Ok(())
+    }
+
+    fn newcomer(&self, who: &Who<'_>, protocol: Protocol, now: Duration) -> Viewer {
+        let agent = String::from_utf8_lossy(who.agent.get(..LONGEST_AGENT).unwrap_or(who.agent)).into();
+        let number = (self.number)();
+        Viewer { number, address: who.address, agent, protocol, since: now, last: now, state: State::Invited }
+    }
+
+    /// Somebody was sent so much of a segment.
+    pub fn note_sent(&self, bytes: usize) {
+        self.counters.segment_bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Forgets who has left.
@@ -133,7 +154,7 @@ impl Sessions {
     pub fn list(&self) -> Vec<(ViewerId, Viewer)> {
         let known = self.known();
         let watching = known.iter().filter(|(_, viewer)| viewer.state == State::Watching);
-        watching.map(|(id, viewer)| (*id, *viewer)).collect()
+        watching.map(|(id, viewer)| (*id, viewer.clone())).collect()
     }
 
     pub fn count(&self) -> usize {
@@ -142,6 +163,29 @@ impl Sessions {
 
     fn known(&self) -> MutexGuard<'_, HashMap<ViewerId, Viewer>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Viewer {
+    /// The viewer as a client of the server. `store_now` is on its own clock, `now` on that of the house.
+    pub fn client(&self, key: &StreamKey, store_now: Duration, now: Duration) -> Client {
+        let since = now.saturating_sub(store_now.saturating_sub(self.since));
+        let who = roll::Who {
+            id: self.number,
+            role: ClientRole::Player,
+            protocol: self.protocol.name(),
+            key: key.clone(),
+            address: self.address.map(|address| (address, 0).into()),
+            agent: self.agent.to_string(),
+            page_url: String::new(),
+            swf_url: String::new(),
+            tc_url: String::new(),
+            connected: since,
+            began: since,
+            is_relay: false,
+        };
+        let client = Client::new(ClientNow { who: Arc::new(who), pulse: Pulse::default() }, 0);
+        Client { idle: Some(store_now.saturating_sub(self.last)), ..client }
     }
 }
 
@@ -154,6 +198,9 @@ impl Drop for Sessions {
     }
 }
 
+/// Names of players beyond this are cut.
+const LONGEST_AGENT: usize = 256;
+
 /// Sessions of one output that are told apart; more are served and not counted.
 const MAX_VIEWERS: usize = 50_000;
 
@@ -165,7 +212,7 @@ mod tests {
 
     fn viewers() -> (Sessions, Arc<StreamCounters>) {
         let counters = Arc::new(StreamCounters::default());
-        (Sessions::new(TIMEOUT, Arc::clone(&counters)), counters)
+        (Sessions::new(TIMEOUT, Arc::clone(&counters), || 1), counters)
     }
 
     fn who(token: Option<&str>) -> Who<'_> {

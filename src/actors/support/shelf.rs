@@ -20,11 +20,28 @@ pub enum Format {
     Ts,
 }
 
+impl Format {
+    /// The word for it in statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cmaf => "cmaf",
+            Self::Ts => "hls-ts",
+        }
+    }
+}
+
 /// Those of one stream.
 #[derive(Default)]
 struct Stores {
     cmaf: Option<Arc<SegmentStore>>,
     ts: Option<Arc<SegmentStore>>,
+}
+
+/// A store as it is found.
+pub struct OnShelf {
+    pub key: StreamKey,
+    pub format: Format,
+    pub store: Arc<SegmentStore>,
 }
 
 /// A store that is on the shelf until this is dropped. Whoever waits for something in it is answered then.
@@ -54,6 +71,15 @@ impl Shelf {
         let store = Arc::new(make());
         *stores.place(format) = Some(Arc::clone(&store));
         Ok(Shelved { shelf: self.clone(), key: key.clone(), format, store })
+    }
+
+    /// All stores that are open, in no order.
+    pub fn all(&self) -> Vec<OnShelf> {
+        let of = |key: &StreamKey, format, stores: &Stores| {
+            stores.open(format).map(|store| OnShelf { key: key.clone(), format, store })
+        };
+        let both = [Format::Cmaf, Format::Ts];
+        self.0.iter().flat_map(|entry| both.map(|format| of(entry.key(), format, &entry))).flatten().collect()
     }
 
     /// Streams that have something here.
@@ -109,7 +135,7 @@ mod tests {
 
     fn store() -> SegmentStore {
         let limits = StoreLimits { blocked_requests: 1, patience: Duration::ZERO };
-        SegmentStore::new(limits, Sessions::new(Duration::ZERO, Arc::default()))
+        SegmentStore::new(limits, Sessions::new(Duration::ZERO, Arc::default(), || 1))
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
-use super::wakeup;
+use super::{kernel::Kernel, traffic, wakeup};
 
 /// Turns an accepted or connected socket of the standard library into its two halves on this thread's reactor.
 pub fn split(raw: RawSocket) -> io::Result<(Reads, Writes)> {
@@ -72,7 +72,10 @@ impl Stream for Reads {
             let arrived = match polled {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => Arrived::End,
-                Poll::Ready(Ok(())) => Arrived::Bytes(buffer.filled().len()),
+                Poll::Ready(Ok(())) => {
+                    traffic::note_read(buffer.filled().len());
+                    Arrived::Bytes(buffer.filled().len())
+                }
                 Poll::Ready(Err(error)) => Arrived::Failed(error),
             };
             if !matches!(arrived, Arrived::Bytes(_)) {
@@ -130,7 +133,7 @@ impl Writes {
         let (WriteHalf::Tcp(half), None) = (&self.half, &self.tls) else { return None };
         let half: &TcpStream = half.as_ref();
         let lend = || Ok(sendfile(half, file, Some(&mut 0), len)?);
-        Some(half.try_io(Interest::WRITABLE, lend))
+        Some(half.try_io(Interest::WRITABLE, lend).inspect(|lent| traffic::note_written(*lent)))
     }
 
     /// Writes what TLS itself has to say (handshake, alerts); `WouldBlock` as above.
@@ -214,6 +217,17 @@ impl Writes {
         }
     }
 
+    /// What the kernel knows of the connection. None: it is no TCP.
+    pub fn kernel(&self) -> Option<Kernel> {
+        match &self.half {
+            WriteHalf::Tcp(half) => {
+                let half: &TcpStream = half.as_ref();
+                Kernel::of(half)
+            }
+            WriteHalf::Unix(_) | WriteHalf::Closed => None,
+        }
+    }
+
     /// Closes our side: the peer reads what was written, then the end.
     pub fn shut_down(&self) -> io::Result<()> {
         match &self.half {
@@ -246,13 +260,14 @@ enum WriteHalf {
 
 impl WriteHalf {
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (self, slices) {
+        let written = match (self, slices) {
             (Self::Tcp(half), [one]) => half.try_write(one),
             (Self::Tcp(half), _) => half.try_write_vectored(slices),
             (Self::Unix(half), [one]) => half.try_write(one),
             (Self::Unix(half), _) => half.try_write_vectored(slices),
             (Self::Closed, _) => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        };
+        written.inspect(|written| traffic::note_written(*written))
     }
 }
 

@@ -55,6 +55,16 @@ impl FlvForm {
         self.origin_ms = if from_zero { first_ms } else { first_ms.div_euclid(EPOCH_MS) * EPOCH_MS };
     }
 
+    /// The viewer goes on with another stream: its first frame there stands at `at_ms` of the viewer's own times.
+    pub fn go_on(&mut self, first_ms: i64, at_ms: i64) {
+        self.origin_ms = first_ms - at_ms;
+    }
+
+    /// Where a time of the stream stands in the viewer's own.
+    pub fn own_time(&self, time_ms: i64) -> i64 {
+        time_ms - self.origin_ms
+    }
+
     /// At this time of the stream the viewer's times are nearly used up: it should be sent away, to come back.
     pub fn is_used_up(&self, time_ms: i64) -> bool {
         time_ms - self.origin_ms > LAST_MS

@@ -298,6 +298,13 @@ impl ServerSession {
         self.resume()
     }
 
+    /// Whoever publishes or plays on this message stream is sent elsewhere: as if it had asked for that itself. What comes
+    /// meanwhile waits for the answer. False: it does neither.
+    pub fn ask_again(&mut self, msid: u32) -> bool {
+        self.answer(msid, StreamState::Publishing, StreamState::PublishAsked)
+            || self.answer(msid, StreamState::Playing, StreamState::PlayAsked)
+    }
+
     /// Answers a `Publish` with an error. The session is over: clients wait for ever on a connection left open.
     pub fn refuse_publish(&mut self, msid: u32, code: &str, description: &str) {
         self.status(msid, "error", code, description);
