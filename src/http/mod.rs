@@ -34,6 +34,7 @@ use crate::{
 };
 
 pub mod address;
+pub mod api;
 mod admission;
 pub mod hls;
 pub mod live;

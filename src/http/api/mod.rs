@@ -1,0 +1,4 @@
+//! livemill's own API.
+
+pub mod types;
+pub mod view;
