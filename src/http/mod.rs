@@ -34,8 +34,8 @@ use crate::{
 };
 
 pub mod address;
-pub mod api;
 mod admission;
+pub mod api;
 pub mod hls;
 pub mod live;
 pub mod nginx;

@@ -194,10 +194,7 @@ pub fn client(client: &snapshot::Client, now: Duration) -> types::Client {
         is_relay: who.is_relay,
         connected_s: now.saturating_sub(who.connected).as_secs(),
         began_s: now.saturating_sub(who.began).as_secs(),
-        queue: types::Queue {
-            bytes: pulse.queue_bytes as u64,
-            ms: u64::try_from(pulse.queue_ms).unwrap_or_default(),
-        },
+        queue: types::Queue { bytes: pulse.queue_bytes as u64, ms: u64::try_from(pulse.queue_ms).unwrap_or_default() },
         behind_ms: *behind_ms,
         reason: hindrance.map(|hindrance| hindrance.name().to_owned()),
         drops: drops_of(pulse.drops),
