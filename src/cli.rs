@@ -71,6 +71,9 @@ struct Arguments {
     /// For a start without a configuration file; 0 is none.
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+    /// For a start without a configuration file; 0 is none.
+    #[arg(long, value_name = "PORT")]
+    api_port: Option<u16>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -161,12 +164,17 @@ fn built_in(publish_key: Option<String>, arguments: &Arguments) -> Result<Config
     let mut config = Config::built_in(BuiltIn {
         port: arguments.port.unwrap_or(usual.port),
         http_port: arguments.http_port.unwrap_or(usual.http_port),
+        api_port: arguments.api_port,
         publish_key,
     });
     if arguments.globals.is_some() {
         // Directives without a file: what is relative in them is relative to where the server is started.
         let options = LoadOptions { prefix: Some(PathBuf::from(".")), globals: arguments.globals.clone() };
-        config.process = Config::load(Path::new("/dev/null"), &options)?.process;
+        let globals = Config::load(Path::new("/dev/null"), &options)?;
+        config.process = globals.process;
+        if arguments.api_port.is_none() {
+            config.api = globals.api;
+        }
         // A server of one command leaves no file in that place that nobody asked for.
         config.process.pid = config.process.pid.filter(|_| config.process.pid_is_written);
     }
@@ -300,6 +308,7 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
                 ("--open", arguments.open),
                 ("--port", arguments.port.is_some()),
                 ("--http-port", arguments.http_port.is_some()),
+                ("--api-port", arguments.api_port.is_some()),
             ];
             for (option, _) in ignored.iter().filter(|(_, is_given)| *is_given) {
                 say("warn", &format!("{option} is for a start without a configuration file, ignored"));
@@ -499,6 +508,7 @@ const USAGE: &str = concat!(
 Usage: livemill [-?hvVtTq] [-s signal] [-p prefix]
                 [-e filename] [-c filename] [-g directives]
                 [--open] [--port number] [--http-port number]
+                [--api-port number]
        livemill check FILE
        livemill health [--address HOST:PORT] [-c filename]
        livemill ctl [--json] [-c filename] COMMAND
@@ -524,6 +534,8 @@ Options:
   --open        : without a configuration file, let anybody publish
   --port        : without a configuration file, the port of RTMP
   --http-port   : without a configuration file, the port of HTTP; 0 is none
+  --api-port    : without a configuration file, the port of the API on the
+                  loopback; 0 is none
 
 Commands:
   check         : report what livemill does with each directive of a file;
@@ -540,7 +552,7 @@ const CONFIG_IN_PREFIX: &str = "conf/nginx.conf";
 const BROKEN: u8 = 2;
 
 /// What can be done about a port that is in use, where no file says which one it is.
-const OTHER_PORTS: &str = "--port and --http-port choose other ports; --http-port 0 leaves HTTP out";
+const OTHER_PORTS: &str = "--port, --http-port and --api-port choose other ports; --http-port 0 leaves HTTP out";
 /// Without `max_connections`, however many files may be open.
 const MOST_CONNECTIONS: u64 = 10_000;
 /// A log that does not take its last lines in this time does not get them.
