@@ -25,7 +25,7 @@ use super::{
         directory::Entry,
         relay_plan::Direction,
         relay_status::RelayView,
-        roll::{ClientNow, ClientRole, Order, Pulse, Who},
+        roll::{ClientNow, ClientRole, Order, PULL, PUSH, Pulse, Who},
         snapshot::{Client, Limit, OutputNow, ServerNow, Snapshot, StreamNow},
         traffic::Traffic,
     },
@@ -299,7 +299,8 @@ impl Eyes {
         let called = join_all(self.stewards.iter().map(|steward| steward.send(CallRoll))).await;
         let here = called.into_iter().flatten().flat_map(|called| called.clients);
         let mut found: Vec<_> = here.map(|client: ClientNow| client.who).collect();
-        if let Some(relays) = &self.house.desks.relays {
+        // Who sends everybody away does not mean relays: they would be back at once, or not at all.
+        if let (Some(relays), true) = (&self.house.desks.relays, select.id.is_some()) {
             let relays = relays.send(ListRelays).await.unwrap_or_default();
             found
                 .extend(relays.iter().filter_map(|relay| relay_client(relay, Duration::ZERO)).map(|client| client.who));
@@ -329,7 +330,7 @@ impl Eyes {
             }
         }
         if let Some(relays) = &self.house.desks.relays {
-            for who in clients.iter().filter(|who| who.is_relay) {
+            for who in clients.iter().filter(|who| who.is_our_relay()) {
                 let _ = relays.send(RemoveRelay { id: who.id }).await;
             }
         }
@@ -411,7 +412,7 @@ fn relay_client(relay: &RelayView, now: Duration) -> Option<Client> {
     let who = Who {
         id: relay.id,
         role: if is_push { ClientRole::Player } else { ClientRole::Publisher },
-        protocol: if is_push { "push" } else { "pull" },
+        protocol: if is_push { PUSH } else { PULL },
         key: relay.key.clone(),
         address: Some((peer, 0).into()),
         agent: "ngx-local-relay".to_owned(),
@@ -492,7 +493,7 @@ impl Handler<Changed> for Control {
 
 fn ban_all(house: &House, clients: &[Arc<Who>], ban: BanOrder, reason: &str) -> Result<Vec<Ban>, TooManyBans> {
     let mut scopes = Vec::new();
-    for who in clients.iter().filter(|who| !who.is_relay) {
+    for who in clients.iter().filter(|who| !who.is_our_relay()) {
         let address = who.address.map(|address| address.ip());
         let scope = match ban.by {
             BanBy::Address => address.map(BanScope::address),
