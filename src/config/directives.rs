@@ -988,12 +988,16 @@ static MPEGTS: &[Row] = &[
 /// nginx's own that livemill does not do.
 const HTTP_NOT_OURS: Verdict = NotYet("nginx does this, livemill does not");
 
+const CONTROL: Verdict = Better(
+    "over all streams of the process and viewers of every protocol, with `ban=` and `reason=`; `record` answers 500",
+);
+
 static HTTP_ROWS: &[Row] = &[
     row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", STATISTICS_LATER)
         .many_here(),
     row("rtmp_stat_stylesheet", ALL, HTTP, Text, "", STATISTICS_LATER),
     row("rtmp_stat_format", "W", HTTP, OneOf(&["xml", "json"]), "xml", STATISTICS_LATER),
-    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", STATISTICS_LATER).many_here(),
+    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", CONTROL).many_here(),
     row("flv_live", "WXP", LOCATION, Words(1, 4), "off", Works),
     row(
         "ts_live",

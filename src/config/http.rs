@@ -89,6 +89,8 @@ pub enum Handler {
         audio: bool,
         video: bool,
     },
+    /// `rtmp_control`
+    Control(ControlSections),
     /// `scheduler`: the calls of a cluster.
     Scheduler(Arc<Scheduler>),
     /// Known and not built: named by the directive.
@@ -97,6 +99,14 @@ pub enum Handler {
     Elsewhere(String),
     /// Guarded by something livemill does not do, so that nobody may pass: named by the directive.
     Guarded(String),
+}
+
+/// What `rtmp_control` allows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ControlSections {
+    pub record: bool,
+    pub drop: bool,
+    pub redirect: bool,
 }
 
 /// What a location takes over from the blocks around it.

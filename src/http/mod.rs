@@ -10,6 +10,7 @@
 //! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
 //! - [`mod@page`]: what is live, and a player of our own.
 //! - [`scheduler`]: the calls of a cluster's nodes.
+//! - [`control`]: nginx-rtmp's addresses that drop and redirect.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
 //! request of a start without a configuration, comes to [`watch`] from there.
@@ -36,6 +37,7 @@ use crate::{
 pub mod address;
 mod admission;
 pub mod api;
+pub mod control;
 pub mod hls;
 pub mod live;
 pub mod nginx;

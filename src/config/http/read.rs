@@ -8,9 +8,9 @@ use std::time::Duration;
 use regex_lite::RegexBuilder;
 
 use super::{
-    Autoindex, ErrorPage, Expires, Gzip, HEADER_TIMEOUT, Handler, Header, Http, HttpLog, HttpServer, IfModifiedSince,
-    KEEPALIVE, LastTry, Location, Pattern, Precompressed, Regex2, Return, Root, ServerTokens, Settings, TryFiles,
-    Types,
+    Autoindex, ControlSections, ErrorPage, Expires, Gzip, HEADER_TIMEOUT, Handler, Header, Http, HttpLog, HttpServer,
+    IfModifiedSince, KEEPALIVE, LastTry, Location, Pattern, Precompressed, Regex2, Return, Root, ServerTokens,
+    Settings, TryFiles, Types,
 };
 use crate::config::access::{Rule, parse_network};
 use crate::config::build::{Paths, Scope, is_elsewhere, oclp};
@@ -540,7 +540,7 @@ fn handler(scope: &Scope<'_>, pattern: &Pattern) -> Result<Handler, Problem> {
         match name {
             _ if is_off => {}
             "rtmp_stat" => return Ok(Handler::NotBuilt("rtmp_stat")),
-            "rtmp_control" => return Ok(Handler::NotBuilt("rtmp_control")),
+            "rtmp_control" => return Ok(Handler::Control(control(own))),
             "sys_stat" => return Ok(Handler::NotBuilt("sys_stat")),
             "stub_status" => return Ok(Handler::NotBuilt("stub_status")),
             "ts_live" => return Ok(Handler::NotBuilt("ts_live")),
@@ -558,6 +558,14 @@ fn handler(scope: &Scope<'_>, pattern: &Pattern) -> Result<Handler, Problem> {
         }
     }
     Ok(Handler::Files)
+}
+
+/// Several `rtmp_control` add up.
+fn control(own: &[Directive]) -> ControlSections {
+    let written = own.iter().filter(|directive| directive.name.text == "rtmp_control");
+    let words: Vec<_> = written.flat_map(|directive| &directive.args).map(|word| word.text.to_lowercase()).collect();
+    let has = |name: &str| words.iter().any(|word| word == name || word == "all");
+    ControlSections { record: has("record"), drop: has("drop"), redirect: has("redirect") }
 }
 
 /// Something that keeps people out and that livemill does not do. Leaving it out would open what somebody closed.

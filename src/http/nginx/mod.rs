@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use super::{
     Site,
+    control::{self, Reply},
     live::{self, FlvLive},
     media_at, scheduler, watch,
     wire::Caller,
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     config::{
         Action,
-        http::{ErrorPage, Handler, LastTry, Location, Pattern, Precompressed, Return},
+        http::{ControlSections, ErrorPage, Handler, LastTry, Location, Pattern, Precompressed, Return},
     },
     protocol::flv::stream::Tracks,
 };
@@ -292,6 +293,7 @@ impl Course<'_> {
             Handler::Files => self.file().await,
             Handler::Player => self.watch(&location).await,
             Handler::FlvByQuery | Handler::FlvByPath { .. } => self.flv(&location).await,
+            Handler::Control(sections) => self.control(*sections).await,
             Handler::Scheduler(rules) => {
                 let visit = &self.visit;
                 let response = scheduler::answer(&visit.site, rules, &visit.request, peer, &visit.host);
@@ -302,6 +304,21 @@ impl Course<'_> {
                 self.short(502, &format!("\"{name}\" is not livemill's work: keep nginx in front for it"))
             }
             Handler::Guarded(_) => Step::Status(403, None),
+        }
+    }
+
+    async fn control(&mut self, sections: ControlSections) -> Step {
+        let visit = &self.visit;
+        let from = visit.caller.peer.map_or_else(|| "unix:".to_owned(), |peer| peer.ip().to_string());
+        let call = control::Call { path: visit.request.uri().path(), query: &visit.args, from };
+        match control::answer(&visit.site, sections, &call).await {
+            Reply::Text(text) => Step::Answer(Answer::bytes(200, None, text)),
+            Reply::Status(500, why) => {
+                warn!(uri = %visit.uri, why, "rtmp_control");
+                Step::Status(500, None)
+            }
+            Reply::Status(status, why) => self.short(status, &why),
+            Reply::Declined => self.file().await,
         }
     }
 
