@@ -87,11 +87,11 @@ daemon off;
 error_log $dir/server.log warn;
 pid $dir/server.pid;
 worker_rlimit_nofile $(ulimit -n);
+api_listen 127.0.0.1:$api;
+api_socket $dir/control.sock;
 events { worker_connections 8192; }
 rtmp {
     access_log off;
-    api_listen 127.0.0.1:$api;
-    api_socket $dir/control.sock;
     server { listen 127.0.0.1:$rtmp; chunk_size 4096; application live { live on; } }
 }
 http { access_log off; server { listen 127.0.0.1:$http; location /stat { rtmp_stat all; } } }

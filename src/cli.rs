@@ -105,7 +105,7 @@ fn run(args: Vec<OsString>) -> ExitCode {
         Some(Command::Check { file }) => return check(file, &arguments),
         Some(Command::Health { address }) => ask_health(address.as_deref(), &arguments),
         Some(Command::Bench(bench)) => return crate::bench::command((**bench).clone()),
-        Some(Command::Ctl(ctl)) => return ctl::command(ctl, || control_socket(&arguments)),
+        Some(Command::Ctl(ctl)) => return ctl::command(ctl, || named_config(&arguments)),
         None => run_as_nginx(&arguments),
     };
     match outcome {
@@ -291,11 +291,9 @@ fn ask_health(address: Option<&str>, arguments: &Arguments) -> Result<(), Failed
 
 // ---- ctl ----
 
-/// What the configuration that was named says about the control socket. None: nothing was named, or it says nothing.
-fn control_socket(arguments: &Arguments) -> Result<Option<PathBuf>, String> {
-    let Some(file) = config_file(arguments) else { return Ok(None) };
-    let _config = load(&file, arguments).map_err(|error| error.to_string())?;
-    Ok(None)
+/// The configuration that was named; None: none was.
+fn named_config(arguments: &Arguments) -> Result<Option<Config>, String> {
+    config_file(arguments).map(|file| load(&file, arguments)).transpose().map_err(|error| error.to_string())
 }
 
 // ---- start ----

@@ -1,9 +1,7 @@
 //! `livemill ctl`: looks at a running server and steers it, over its API.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,7 +10,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::publish_key::Places;
+use super::publish_key::{API_TOKEN_VARIABLE, Places};
+use crate::config::Config;
+use crate::config::api::ApiSocket;
 use crate::http::api::types::{
     NewBan, NewRelay, Problem, RedirectClient, RedirectRole, RedirectStream, RelayDirection, Role,
 };
@@ -68,7 +68,7 @@ enum CtlCommand {
     /// One stream with all that is known of it.
     Stream {
         #[command(flatten)]
-        stream: Stream,
+        stream: StreamArgs,
     },
     /// Publishers, players and viewers of every protocol, and relays.
     Clients {
@@ -142,7 +142,7 @@ struct Part {
 }
 
 #[derive(Args, Clone, Debug)]
-struct Stream {
+struct StreamArgs {
     #[arg(value_name = "APP/NAME", value_parser = StreamName::parse)]
     stream: StreamName,
     /// The virtual host, where several have the application.
@@ -161,11 +161,11 @@ enum Whom {
     /// One client.
     Client { id: u64 },
     /// Who publishes a stream.
-    Publisher(Stream),
+    Publisher(StreamArgs),
     /// Who watches a stream.
-    Players(Stream),
+    Players(StreamArgs),
     /// Who publishes and who watches a stream.
-    Stream(Stream),
+    Stream(StreamArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -200,14 +200,14 @@ enum Redirect {
     /// Who publishes a stream.
     Publisher {
         #[command(flatten)]
-        stream: Stream,
+        stream: StreamArgs,
         #[arg(value_name = "NEWNAME")]
         to: String,
     },
     /// Who watches a stream.
     Players {
         #[command(flatten)]
-        stream: Stream,
+        stream: StreamArgs,
         #[arg(value_name = "NEWNAME")]
         to: String,
     },
@@ -220,7 +220,7 @@ enum RelayCommand {
         #[arg(value_name = "push|pull")]
         direction: Direction,
         #[command(flatten)]
-        stream: Stream,
+        stream: StreamArgs,
         /// rtmp://HOST/APP/NAME
         url: String,
     },
@@ -243,9 +243,8 @@ enum BanCommand {
 }
 
 #[derive(Args, Clone, Debug)]
-#[group(id = "scope", required = true, multiple = true, args = ["address", "stream"])]
 struct NewBanArgs {
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", required_unless_present = "stream")]
     address: Option<String>,
     #[arg(long, value_name = "APP/NAME", value_parser = StreamName::parse)]
     stream: Option<StreamName>,
@@ -268,9 +267,9 @@ enum OneRole {
     Player,
 }
 
-/// Asks, prints, and says how to exit. `configured`: what the configuration that was named says.
-pub fn command(args: &CtlArgs, configured: impl FnOnce() -> Result<Option<PathBuf>, String>) -> ExitCode {
-    match run(args, configured) {
+/// Asks, prints, and says how to exit. `configured`: the configuration that was named, if one was.
+pub fn command(args: &CtlArgs, configured: impl FnOnce() -> Result<Option<Config>, String>) -> ExitCode {
+    match run(args, configured, &Places::from_environment()) {
         Ok(text) => {
             super::out(&text);
             ExitCode::SUCCESS
@@ -282,13 +281,14 @@ pub fn command(args: &CtlArgs, configured: impl FnOnce() -> Result<Option<PathBu
     }
 }
 
-fn run(args: &CtlArgs, configured: impl FnOnce() -> Result<Option<PathBuf>, String>) -> Result<String, CtlError> {
-    let place = match (&args.url, &args.socket) {
-        (Some(url), _) => Place::of_url(url)?,
-        (None, Some(socket)) => Place::Socket(socket.clone()),
-        (None, None) => Place::Socket(configured().map_err(CtlError::Configuration)?.unwrap_or_else(usual_socket)),
-    };
-    let token = Token::find(args.token_file.clone());
+fn run(
+    args: &CtlArgs,
+    configured: impl FnOnce() -> Result<Option<Config>, String>,
+    places: &Places,
+) -> Result<String, CtlError> {
+    let config = configured().map_err(CtlError::Configuration)?;
+    let (place, token_file) = find(args, config.as_ref(), places)?;
+    let token = Token::find(token_file, places);
     let Plan { request, show } = args.command.plan();
     let bearer = token.as_ref().map(|token| token.token.clone()).map_err(Clone::clone);
     let answer = place.ask(&request, &bearer, PATIENCE)?;
@@ -305,6 +305,23 @@ fn run(args: &CtlArgs, configured: impl FnOnce() -> Result<Option<PathBuf>, Stri
         Show::Json(_) if args.json => Ok(ended(text.into_owned())),
         Show::Json(show) => show(&text).map_err(|error| CtlError::Strange(error.to_string())),
     }
+}
+
+/// Where the API is, and the file of its token where one is named: what the command line says, else the configuration.
+fn find(args: &CtlArgs, config: Option<&Config>, places: &Places) -> Result<(Place, Option<PathBuf>), CtlError> {
+    let api = match config {
+        Some(config) => Some(config.api.as_deref().ok_or_else(|| CtlError::Configuration(API_OFF.to_owned()))?),
+        None => None,
+    };
+    let token_file = args.token_file.clone().or_else(|| api.and_then(|api| api.token_file.clone()));
+    let place = match (&args.url, &args.socket, api.map(|api| &api.socket)) {
+        (Some(url), ..) => Place::of_url(url)?,
+        (None, Some(socket), _) => Place::Socket(socket.clone()),
+        (None, None, Some(ApiSocket::At(socket))) => Place::Socket(socket.clone()),
+        (None, None, Some(ApiSocket::Off)) => return Err(CtlError::Configuration(SOCKET_OFF.to_owned())),
+        (None, None, Some(ApiSocket::Usual) | None) => Place::Socket(places.control_socket()),
+    };
+    Ok((place, token_file))
 }
 
 /// What to ask, and how to show the answer.
@@ -380,7 +397,7 @@ impl StreamName {
     }
 }
 
-impl Stream {
+impl StreamArgs {
     fn path(&self) -> String {
         let StreamName { app, name } = &self.stream;
         // Slashes of the name stay: it is the rest of the path.
@@ -418,7 +435,7 @@ impl Whom {
 
 impl Redirect {
     fn request(&self) -> Request {
-        let stream = |stream: &Stream, to: &str, role| {
+        let stream = |stream: &StreamArgs, to: &str, role| {
             let path = stream.query().of(&format!("{BASE}/{}/redirect", stream.path()));
             Request::post(path, &RedirectStream { to: to.to_owned(), role })
         };
@@ -502,17 +519,15 @@ struct Token {
 }
 
 impl Token {
-    fn find(file: Option<PathBuf>) -> Result<Self, AskError> {
-        let given = std::env::var_os(TOKEN_VARIABLE).filter(|given| !given.is_empty() && file.is_none());
-        if let Some(given) = given {
-            let token = given.into_string().ok().filter(|token| is_sendable(token));
-            let origin = TOKEN_VARIABLE.to_owned();
-            return token
-                .map(|token| Self { token, origin })
-                .ok_or_else(|| AskError::Token(format!("{TOKEN_VARIABLE} is no token")));
+    /// As the server finds it, but it is never made here, and whoever may read the file may use it.
+    fn find(file: Option<PathBuf>, places: &Places) -> Result<Self, AskError> {
+        if let Some(given) = &places.api_token {
+            let token = given.to_str().filter(|token| is_sendable(token));
+            let token = token.ok_or_else(|| AskError::Token(format!("{API_TOKEN_VARIABLE} holds no token")))?;
+            return Ok(Self { token: token.to_owned(), origin: API_TOKEN_VARIABLE.to_owned() });
         }
         let named = file.is_some();
-        let path = file.unwrap_or_else(|| Places::from_environment().state_folder().join(TOKEN_FILE));
+        let path = file.unwrap_or_else(|| places.api_token_file());
         let shown = path.display();
         let mut text = String::new();
         let read = File::open(&path).and_then(|file| file.take(LONGEST_TOKEN_FILE).read_to_string(&mut text));
@@ -536,15 +551,6 @@ fn is_sendable(token: &str) -> bool {
     !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic())
 }
 
-/// Where a server puts its socket that was not told otherwise.
-fn usual_socket() -> PathBuf {
-    let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(OsString::into_vec).unwrap_or_default();
-    // A service manager names several with colons between; the first is ours.
-    let first = runtime.split(|byte| *byte == b':').next().filter(|first| !first.is_empty());
-    let folder = first.map(|first| PathBuf::from(OsString::from_vec(first.to_vec())));
-    folder.unwrap_or_else(|| Places::from_environment().state_folder()).join("control.sock")
-}
-
 /// Why it was not done.
 #[derive(Debug, Error)]
 enum CtlError {
@@ -563,8 +569,9 @@ enum CtlError {
 }
 
 const BASE: &str = "/api/v1";
-const TOKEN_VARIABLE: &str = "LIVEMILL_API_TOKEN";
-const TOKEN_FILE: &str = "api.token";
+const API_OFF: &str = "there is no API to ask: the configuration says \"api off\"";
+const SOCKET_OFF: &str =
+    "the configuration says \"api_socket off\": name the address of the API with --url http://HOST:PORT";
 const LONGEST_TOKEN_FILE: u64 = 4096;
 /// The longest page there is.
 const MOST: u16 = 1000;
@@ -701,7 +708,9 @@ mod tests {
     fn the_token_is_where_it_is_said_to_be_or_the_reason_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let find = || Token::find(Some(path.clone())).map(|token| token.token).map_err(|error| error.to_string());
+        let places = Places::default();
+        let find =
+            || Token::find(Some(path.clone()), &places).map(|token| token.token).map_err(|error| error.to_string());
         assert!(find().unwrap_err().starts_with("cannot read the token in "));
         for (text, expected) in
             [("s3cret\n", Ok("s3cret")), ("", Err("")), ("two words", Err("")), ("a\r\nX: b", Err(""))]
