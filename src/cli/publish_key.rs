@@ -86,7 +86,7 @@ impl Places {
 
     /// Where the control socket is unless the configuration says otherwise.
     pub fn control_socket(&self) -> PathBuf {
-        let folder = self.runtime_directory.as_ref().map(|folders| first_folder(folders));
+        let folder = self.runtime_directory.as_ref().map(first_folder);
         folder.unwrap_or_else(|| self.state_folder()).join(CONTROL_SOCKET)
     }
 }
