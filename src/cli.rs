@@ -12,7 +12,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, BuiltIn, Config, ConfigError, LoadOptions, LogTarget};
+use crate::config::{self, BuiltIn, Config, ConfigError, LoadOptions, LogTarget, api::ApiSocket};
+use crate::http::api::guard::Token;
 use crate::log::LogFiles;
 use crate::process::{self, PidFile, Privileges, ProcessError, Signal};
 use crate::server;
@@ -23,7 +24,7 @@ pub mod health;
 pub mod publish_key;
 
 use banner::Banner;
-use publish_key::Places;
+use publish_key::{KeyError, Origin, Places};
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -359,7 +360,8 @@ fn serve(config: Config, help: Option<&str>, announce: impl FnOnce(&Config)) -> 
     for warning in logs.warnings() {
         say("warn", warning);
     }
-    let bound = server::bind(&config).map_err(|error| match help {
+    let api = api_start(&config, &privileges).map_err(|error| fatal(&error))?;
+    let bound = server::bind(&config, api).map_err(|error| match help {
         Some(help) => fatal(&format!("{error}\n  = help: {help}")),
         None => fatal(&error),
     })?;
@@ -396,6 +398,39 @@ fn serve(config: Config, help: Option<&str>, announce: impl FnOnce(&Config)) -> 
     drop(pid_file);
     logs.flush(LAST_LINES);
     ended
+}
+
+/// What the API needs to start. None: it is off.
+fn api_start(config: &Config, privileges: &Privileges) -> Result<Option<server::ApiStart>, KeyError> {
+    let Some(api) = &config.api else { return Ok(None) };
+    let places = Places::from_environment();
+    let found = places.find_api_token(api.token_file.as_deref())?;
+    if let Origin::NotKept { path, reason } = &found.origin {
+        // Nobody would ever know a token that is nowhere to be read.
+        say(
+            "warn",
+            &format!(
+                "the API is off: its token cannot be kept in \"{}\" ({reason}); set LIVEMILL_API_TOKEN or api_token_file, or say `api off`",
+                path.display()
+            ),
+        );
+        return Ok(None);
+    }
+    let socket = match &api.socket {
+        ApiSocket::Off => None,
+        ApiSocket::Usual => Some(places.control_socket()),
+        ApiSocket::At(path) => Some(path.clone()),
+    };
+    if let (ApiSocket::Usual, Some(folder)) = (&api.socket, socket.as_deref().and_then(Path::parent)) {
+        // Where this fails, so does the bind, which says so.
+        let _ = publish_key::make_private_folder(folder);
+    }
+    Ok(Some(server::ApiStart {
+        token: Token::new(found.key),
+        socket,
+        is_socket_written: api.socket != ApiSocket::Usual,
+        owner: privileges.owner(),
+    }))
 }
 
 /// How many connections the open-files limit carries: a fifth is kept for logs, relays and what else opens files.
