@@ -124,7 +124,7 @@ fn a_publisher_that_is_dropped_with_a_ban_stays_out_until_it_is_lifted() {
     let said = ctl(&server, "drop publisher live/cam --ban 60s --reason rude");
     assert!(said.starts_with("1 client dropped\n"), "{said}");
     until_closed(&mut publisher.peer);
-    assert_eq!(answer_to("publish", server.port(), "live", "cam").1, "NetStream.Publish.BadName");
+    assert_eq!(answer_to("publish", server.port(), "live", "cam").1, "NetStream.Publish.Denied");
     let bans = ctl(&server, "bans");
     let ban = row(&bans, "1 ");
     assert_eq!(ban[1..5], ["both", "127.0.0.1", "live/cam", "publisher"], "{bans}");
@@ -137,7 +137,7 @@ fn a_publisher_that_is_dropped_with_a_ban_stays_out_until_it_is_lifted() {
 
     let added = ctl(&server, "ban add --stream live/other --role publisher --for 5m --reason rights");
     assert_eq!(row(&added, "2 ")[1..5], ["name", "any", "live/other", "publisher"], "{added}");
-    assert_eq!(answer_to("publish", server.port(), "live", "other").1, "NetStream.Publish.BadName");
+    assert_eq!(answer_to("publish", server.port(), "live", "other").1, "NetStream.Publish.Denied");
     assert_eq!(ctl(&server, "drop publisher live/nobody"), "nobody was there\n");
 }
 
@@ -222,7 +222,7 @@ fn who_does_not_read_heads_the_slowest_with_the_reason() {
 }
 
 #[test]
-fn hostile_names_and_agents_do_not_reach_the_terminal() {
+fn what_a_peer_calls_itself_does_not_steer_the_terminal() {
     let server = start("");
     let hostile = "cam\x1b]0;owned\x07\u{9b}2J\u{202e}";
     let mut peer = RtmpPeer::shaken(server.port());
@@ -230,9 +230,7 @@ fn hostile_names_and_agents_do_not_reach_the_terminal() {
         [("app", Amf::from("live")), ("flashVer", hostile.into()), ("tcUrl", "rtmp://127.0.0.1/live".into())];
     peer.request(0, "connect", &[Amf::object(&properties)]);
     let msid = peer.create_stream();
-    // A name that a server may refuse, and one that it has to take.
-    let name = "cam\u{9b}2J\u{202e}";
-    peer.command(msid, "publish", &[Amf::Null, name.into(), "live".into()]);
+    peer.command(msid, "publish", &[Amf::Null, "cam".into(), "live".into()]);
     expect_code(&mut peer, "NetStream.Publish.Start");
     for words in ["streams", "clients", "slowest", "stat"] {
         let shown = ctl(&server, words);
@@ -243,8 +241,6 @@ fn hostile_names_and_agents_do_not_reach_the_terminal() {
     }
     let clients = json(&server, "clients");
     assert_eq!(clients["items"][0]["agent"], hostile, "a script gets it as it is");
-    let stream = command(server.dir(), &["stream", &format!("live/{name}")]).output().expect("the command starts");
-    assert!(stream.status.success(), "{}", text(&stream.stderr));
     let missing = command(server.dir(), &["stream", "live/\x1b[2J"]).output().expect("the command starts");
     assert!(!fails(missing, 1).contains('\x1b'));
 }

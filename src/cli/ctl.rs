@@ -222,7 +222,8 @@ enum RelayCommand {
         #[command(flatten)]
         stream: StreamArgs,
         /// rtmp://HOST/APP/NAME
-        url: String,
+        #[arg(value_name = "URL")]
+        far_end: String,
     },
     /// End one.
     Remove { id: u64 },
@@ -276,7 +277,7 @@ pub fn command(args: &CtlArgs, configured: impl FnOnce() -> Result<Option<Config
         }
         Err(error) => {
             super::err(&format!("livemill ctl: {}\n", clean(&error.to_string())));
-            ExitCode::from(if matches!(error, CtlError::Ask(AskError::Url(_))) { BAD_USAGE } else { FAILED })
+            ExitCode::from(if matches!(error, CtlError::Ask(AskError::Url)) { BAD_USAGE } else { FAILED })
         }
     }
 }
@@ -361,13 +362,13 @@ impl CtlCommand {
             Self::Drop { whom, how } => (Request::delete(format!("{BASE}/{}", whom.path(how))), json!(show::dropped)),
             Self::Redirect { whom } => (whom.request(), json!(show::redirected)),
             Self::Relays => (get(&format!("relays?limit={MOST}")), json!(show::relays)),
-            Self::Relay { what: RelayCommand::Add { direction, stream, url } } => {
+            Self::Relay { what: RelayCommand::Add { direction, stream, far_end } } => {
                 let StreamName { app, name } = stream.stream.clone();
                 let direction = match direction {
                     Direction::Push => RelayDirection::Push,
                     Direction::Pull => RelayDirection::Pull,
                 };
-                let relay = NewRelay { direction, server: stream.server.clone(), app, name, url: url.clone() };
+                let relay = NewRelay { direction, server: stream.server.clone(), app, name, url: far_end.clone() };
                 (Request::post(format!("{BASE}/relays"), &relay), json!(show::relay))
             }
             Self::Relay { what: RelayCommand::Remove { id } } => {
@@ -599,7 +600,9 @@ mod tests {
     #[track_caller]
     fn check(words: &str, method: &str, path: &str, body: &str) {
         let words: Vec<&str> = words.split(' ').collect();
-        let Request { method: has, path: asks, body: says } = parse_line(&words).unwrap().command.plan().request;
+        let args = parse_line(&words).unwrap();
+        assert!(args.url.is_none() && args.socket.is_none(), "{args:?}");
+        let Request { method: has, path: asks, body: says } = args.command.plan().request;
         assert_eq!((has, &*asks, says.as_deref().unwrap_or_default()), (method, path, body), "{words:?}");
     }
 

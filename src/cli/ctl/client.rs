@@ -55,12 +55,11 @@ impl Request {
 impl Place {
     /// `--url http://HOST:PORT`.
     pub fn of_url(url: &str) -> Result<Self, AskError> {
-        let wrong = || AskError::Url(url.to_owned());
-        let host = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let host = url.strip_prefix("http://").ok_or(AskError::Url)?;
         let host = host.strip_suffix('/').unwrap_or(host);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
         if host.is_empty() || !host.chars().all(is_plain) {
-            return Err(wrong());
+            return Err(AskError::Url);
         }
         let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
         Ok(Self::Tcp(if has_port { host.to_owned() } else { format!("{host}:80") }))
@@ -179,8 +178,9 @@ where
 /// Why there is no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum AskError {
-    #[error("--url {0}: http://HOST:PORT is meant")]
-    Url(String),
+    /// It is not repeated: it may be another address, with a key.
+    #[error("--url: http://HOST:PORT is meant")]
+    Url,
     #[error(
         "no server is there: there is no socket \"{}\" (-c FILE, --socket PATH or --url http://HOST:PORT say where it is)",
         path.display()
