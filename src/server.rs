@@ -210,6 +210,7 @@ async fn serve(
         control,
         config: std::sync::Arc::new(config.clone()),
         logs: logs.access.clone(),
+        statistics: Default::default(),
     });
     let http = http::server::start(&site, http, &handles);
     let viewers = house.viewers.clone();
