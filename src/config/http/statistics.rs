@@ -36,9 +36,7 @@ impl Statistics {
     /// `has_flv_live`: the file was written for nginx-http-flv-module, because nobody else has `flv_live on`.
     pub(super) fn read(scope: &Scope<'_>, has_flv_live: bool) -> Option<Self> {
         let format = scope.written("rtmp_stat_format");
-        if scope.own("rtmp_stat").chain(scope.own("rtmp_stat_format")).next().is_none() {
-            return None;
-        }
+        scope.own("rtmp_stat").chain(scope.own("rtmp_stat_format")).next()?;
         let block =
             scope.blocks.iter().find(|block| block.iter().any(|directive| directive.name.text == "rtmp_stat"))?;
         let lines = block.iter().filter(|directive| directive.name.text == "rtmp_stat");

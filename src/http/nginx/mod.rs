@@ -6,7 +6,7 @@
 //! - [`files`], [`ranges`], [`listing`]: what lies on the disk.
 //! - [`pages`]: the pages of a status.
 //! - [`answer`]: what is done to an answer before it is sent.
-//! - [`statistics`]: `rtmp_stat`.
+//! - [`statistics`]: the documents of `rtmp_stat`.
 //! - [`log`]: the access log.
 //!
 //! [`serve`] goes through nginx's phases: server, location, `return`, access, `try_files`, content, error page.
