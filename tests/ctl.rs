@@ -94,7 +94,7 @@ fn what_is_live_is_shown_to_people_and_to_scripts() {
     let part = ctl(&server, "clients --limit 1");
     assert!(part.contains("\n1 of 4 shown; --cursor "), "{part}");
     let stat = ctl(&server, "stat");
-    assert!(stat.contains("\nstreams      1 live of 2 names\n"), "{stat}");
+    assert!(stat.contains("\nstreams      1 live, 1 without a publisher\n"), "{stat}");
     assert_eq!(row(&stat, "max_live_streams")[1], "1", "{stat}");
     for (words, says) in [
         ("relays", "no relays\n"),

@@ -1,6 +1,6 @@
 //! What the API answers, as a person reads it.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use super::table::{Facts, NONE, Table, bits, bytes, milliseconds, number, or_none, seconds, text};
 use crate::http::api::types::{
@@ -12,7 +12,8 @@ pub fn server(server: &ServerInfo) -> String {
     let ServerInfo { version, pid, uptime_s, connections, accepted, streams, publishers, players, .. } = server;
     let mut facts = Facts::default();
     facts.add("livemill", format!("{version}, process {pid}, up {}", seconds(*uptime_s)));
-    facts.add("streams", format!("{publishers} live of {streams} names"));
+    let waiting = streams.saturating_sub(*publishers);
+    facts.add("streams", format!("{publishers} live, {waiting} without a publisher"));
     facts.add("players", players.to_string());
     facts.add("connections", format!("{connections} open, {accepted} of RTMP since the start"));
     facts.add("in", format!("{}, {} since the start", bits(server.bits_in), bytes(server.bytes_in)));
@@ -70,7 +71,7 @@ pub fn streams(page: &Page<Stream>) -> String {
             stream.players.to_string(),
         ]);
     }
-    format!("{table}{}", rest(page, "no streams"))
+    listing(&table, page, "no streams")
 }
 
 fn state(stream: &Stream) -> &'static str {
@@ -178,7 +179,11 @@ fn long_audio(audio: &Audio) -> String {
     let mut words = vec![audio.codec.clone()];
     words.extend(audio.profile.as_ref().map(|profile| format!("profile {profile}")));
     words.extend(audio.sample_rate_hz.map(|rate| format!("{rate} Hz")));
-    words.extend(audio.channels.map(|channels| format!("{channels} channels")));
+    words.extend(audio.channels.map(|channels| match channels {
+        1 => "mono".to_owned(),
+        2 => "stereo".to_owned(),
+        many => format!("{many} channels"),
+    }));
     words.extend(audio.codec_string.as_ref().map(|codecs| format!("({codecs})")));
     words.join(", ")
 }
@@ -212,7 +217,7 @@ pub fn clients(page: &Page<Client>) -> String {
         ]);
     }
     let relays = if page.items.iter().any(|client| client.is_relay) { "* a relay\n" } else { "" };
-    format!("{table}{relays}{}", rest(page, "no clients"))
+    listing(&format!("{table}{relays}"), page, "no clients")
 }
 
 pub fn slowest(page: &Page<Client>) -> String {
@@ -256,8 +261,8 @@ pub fn slowest(page: &Page<Client>) -> String {
     let legend: String =
         REASONS.iter().filter(|(reason, _)| has(reason)).map(|(_, says)| format!("{says}\n")).collect();
     let gap = if legend.is_empty() { "" } else { "\n" };
-    let nobody = if page.items.is_empty() { "no clients\n" } else { "" };
-    format!("{table}{gap}{legend}{nobody}")
+    // That there are more who are not as slow needs no word.
+    if page.items.is_empty() { "no clients\n".to_owned() } else { format!("{table}{gap}{legend}") }
 }
 
 fn address(client: &Client) -> String {
@@ -282,7 +287,7 @@ fn drops(drops: &Drops) -> String {
 
 pub fn relays(page: &Page<Relay>) -> String {
     let several = several(page.items.iter().map(|relay| &*relay.server));
-    format!("{}{}", relay_table(&page.items, several), rest(page, "no relays"))
+    listing(&relay_table(&page.items, several), page, "no relays")
 }
 
 fn relay_table(relays: &[Relay], several: bool) -> Table {
@@ -326,7 +331,7 @@ pub fn relay(relay: &Relay) -> String {
 }
 
 pub fn bans(page: &Page<Ban>) -> String {
-    format!("{}{}", ban_table(&page.items), rest(page, "no bans"))
+    listing(&ban_table(&page.items), page, "no bans")
 }
 
 fn ban_table(bans: &[Ban]) -> Table {
@@ -439,19 +444,19 @@ pub fn children(page: &Page<Child>) -> String {
             child.command.clone(),
         ]);
     }
-    format!("{table}{}", rest(page, "no processes"))
+    listing(&table, page, "no processes")
 }
 
-/// How much of a list is not shown.
-fn rest<T>(page: &Page<T>, none: &str) -> String {
+/// A table, and how much of the list it leaves out.
+fn listing<T>(table: &dyn Display, page: &Page<T>, none: &str) -> String {
     let shown = page.items.len() as u64;
     if page.total == 0 {
         format!("{none}\n")
     } else if shown < page.total {
         let next = page.next.as_deref().map_or(String::new(), |next| format!("; --cursor {next} shows the next"));
-        said(&format!("{shown} of {} shown{next}", page.total))
+        format!("{table}{}", said(&format!("{shown} of {} shown{next}", page.total)))
     } else {
-        String::new()
+        table.to_string()
     }
 }
 
@@ -470,7 +475,7 @@ fn name(server: &str, app: &str, name: &str, several: bool) -> String {
 }
 
 const REASONS: &[(&str, &str)] = &[
-    ("window_full", "window full: it reads more slowly than its stream comes; its computer or player is too slow"),
+    ("window_full", "window full: it reads more slowly than its stream comes (TCP Window Full)"),
     ("loss", "loss: the network between here and there loses what is sent"),
     ("network", "network: the network between here and there is slower than the stream"),
     ("unknown", "unknown: it is behind, and nothing here says why"),
@@ -479,3 +484,65 @@ const WIDEST_NAME: usize = 40;
 /// An IPv6 address in brackets with its port.
 const WIDEST_ADDRESS: usize = 47;
 const WIDEST_AGENT: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn client() -> Value {
+        json!({
+            "id": 7, "role": "player", "protocol": "rtmp", "server": "default", "app": "live", "name": "x",
+            "address": "192.0.2.1:5000", "agent": "a\u{1b}[31m", "page_url": "", "swf_url": "", "tc_url": "",
+            "is_relay": false, "connected_s": 3, "began_s": 192, "queue": {"bytes": 2048, "ms": 10}, "behind_ms": 3200,
+            "reason": "window_full", "drops": {"video": 5, "audio": 1, "skips": 2}, "paused": false, "blocked": true,
+            "idle_ms": null, "first_frame_ms": 4, "bytes_in": 0, "bytes_out": 1_048_576,
+            "kernel": {
+                "rtt_ms": 1.25, "retransmits": 3, "window_bytes": 0, "congestion_window_bytes": 1, "unsent_bytes": 1024,
+                "unacknowledged_bytes": 1, "delivery_bits_s": 1, "busy_ms": 1, "window_full_ms": 1
+            }
+        })
+    }
+
+    fn page(items: &[Value], total: u64) -> Page<Client> {
+        serde_json::from_value(json!({"items": items, "total": total, "next": null})).unwrap()
+    }
+
+    #[test]
+    fn the_slowest_are_shown_with_what_hinders_them_and_what_that_means() {
+        let shown = slowest(&page(&[client()], 9));
+        let mut lines = shown.lines().skip(1);
+        let row: Vec<&str> = lines.next().unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let expected = [
+            "7",
+            "live/x",
+            "rtmp",
+            "192.0.2.1:5000",
+            "3.20 s",
+            "window full",
+            "2.00 KiB",
+            "1.00 KiB",
+            "6",
+            "2",
+            "1.2 ms",
+            "3",
+            "0 B",
+            "a\u{fffd}[31m",
+        ];
+        assert_eq!(row, expected);
+        assert!(shown.ends_with("\n\nwindow full: it reads more slowly than its stream comes (TCP Window Full)\n"));
+        assert_eq!(slowest(&page(&[], 0)), "no clients\n");
+    }
+
+    #[test]
+    fn the_virtual_host_is_named_where_there_are_several_and_a_part_says_that_it_is_one() {
+        let mut other = client();
+        other["server"] = "second".into();
+        other["is_relay"] = true.into();
+        let shown = clients(&page(&[client(), other], 3));
+        assert!(shown.contains("  live/x @default  ") && shown.contains("  live/x @second  "), "{shown}");
+        assert!(shown.contains(" player *  ") && shown.ends_with("\n* a relay\n2 of 3 shown\n"), "{shown}");
+        assert!(clients(&page(&[client()], 1)).contains("  live/x  "));
+    }
+}
