@@ -12,7 +12,8 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, BuiltIn, Config, ConfigError, LoadOptions, LogTarget};
+use crate::config::{self, BuiltIn, Config, ConfigError, LoadOptions, LogTarget, api::ApiSocket};
+use crate::http::api::guard::Token;
 use crate::log::LogFiles;
 use crate::process::{self, PidFile, Privileges, ProcessError, Signal};
 use crate::server;
@@ -22,7 +23,7 @@ pub mod health;
 pub mod publish_key;
 
 use banner::Banner;
-use publish_key::Places;
+use publish_key::{KeyError, Origin, Places};
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -70,6 +71,9 @@ struct Arguments {
     /// For a start without a configuration file; 0 is none.
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+    /// For a start without a configuration file; 0 is none.
+    #[arg(long, value_name = "PORT")]
+    api_port: Option<u16>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -158,12 +162,17 @@ fn built_in(publish_key: Option<String>, arguments: &Arguments) -> Result<Config
     let mut config = Config::built_in(BuiltIn {
         port: arguments.port.unwrap_or(usual.port),
         http_port: arguments.http_port.unwrap_or(usual.http_port),
+        api_port: arguments.api_port,
         publish_key,
     });
     if arguments.globals.is_some() {
         // Directives without a file: what is relative in them is relative to where the server is started.
         let options = LoadOptions { prefix: Some(PathBuf::from(".")), globals: arguments.globals.clone() };
-        config.process = Config::load(Path::new("/dev/null"), &options)?.process;
+        let globals = Config::load(Path::new("/dev/null"), &options)?;
+        config.process = globals.process;
+        if arguments.api_port.is_none() {
+            config.api = globals.api;
+        }
         // A server of one command leaves no file in that place that nobody asked for.
         config.process.pid = config.process.pid.filter(|_| config.process.pid_is_written);
     }
@@ -288,6 +297,7 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
                 ("--open", arguments.open),
                 ("--port", arguments.port.is_some()),
                 ("--http-port", arguments.http_port.is_some()),
+                ("--api-port", arguments.api_port.is_some()),
             ];
             for (option, _) in ignored.iter().filter(|(_, is_given)| *is_given) {
                 say("warn", &format!("{option} is for a start without a configuration file, ignored"));
@@ -340,7 +350,8 @@ fn serve(config: Config, help: Option<&str>, announce: impl FnOnce(&Config)) -> 
     for warning in logs.warnings() {
         say("warn", warning);
     }
-    let bound = server::bind(&config).map_err(|error| match help {
+    let api = api_start(&config, &privileges).map_err(|error| fatal(&error))?;
+    let bound = server::bind(&config, api).map_err(|error| match help {
         Some(help) => fatal(&format!("{error}\n  = help: {help}")),
         None => fatal(&error),
     })?;
@@ -377,6 +388,39 @@ fn serve(config: Config, help: Option<&str>, announce: impl FnOnce(&Config)) -> 
     drop(pid_file);
     logs.flush(LAST_LINES);
     ended
+}
+
+/// What the API needs to start. None: it is off.
+fn api_start(config: &Config, privileges: &Privileges) -> Result<Option<server::ApiStart>, KeyError> {
+    let Some(api) = &config.api else { return Ok(None) };
+    let places = Places::from_environment();
+    let found = places.find_api_token(api.token_file.as_deref())?;
+    if let Origin::NotKept { path, reason } = &found.origin {
+        // Nobody would ever know a token that is nowhere to be read.
+        say(
+            "warn",
+            &format!(
+                "the API is off: its token cannot be kept in \"{}\" ({reason}); set LIVEMILL_API_TOKEN or api_token_file, or say `api off`",
+                path.display()
+            ),
+        );
+        return Ok(None);
+    }
+    let socket = match &api.socket {
+        ApiSocket::Off => None,
+        ApiSocket::Usual => Some(places.control_socket()),
+        ApiSocket::At(path) => Some(path.clone()),
+    };
+    if let (ApiSocket::Usual, Some(folder)) = (&api.socket, socket.as_deref().and_then(Path::parent)) {
+        // Where this fails, so does the bind, which says so.
+        let _ = publish_key::make_private_folder(folder);
+    }
+    Ok(Some(server::ApiStart {
+        token: Token::new(found.key),
+        socket,
+        is_socket_written: api.socket != ApiSocket::Usual,
+        owner: privileges.owner(),
+    }))
 }
 
 /// How many connections the open-files limit carries: a fifth is kept for logs, relays and what else opens files.
@@ -483,6 +527,7 @@ const USAGE: &str = concat!(
 Usage: livemill [-?hvVtTq] [-s signal] [-p prefix]
                 [-e filename] [-c filename] [-g directives]
                 [--open] [--port number] [--http-port number]
+                [--api-port number]
        livemill check FILE
        livemill health [--address HOST:PORT] [-c filename]
        livemill bench [URL] [--players N] [--publishers N] ...
@@ -507,6 +552,8 @@ Options:
   --open        : without a configuration file, let anybody publish
   --port        : without a configuration file, the port of RTMP
   --http-port   : without a configuration file, the port of HTTP; 0 is none
+  --api-port    : without a configuration file, the port of the API on the
+                  loopback; 0 is none
 
 Commands:
   check         : report what livemill does with each directive of a file;
@@ -520,7 +567,7 @@ const CONFIG_IN_PREFIX: &str = "conf/nginx.conf";
 const BROKEN: u8 = 2;
 
 /// What can be done about a port that is in use, where no file says which one it is.
-const OTHER_PORTS: &str = "--port and --http-port choose other ports; --http-port 0 leaves HTTP out";
+const OTHER_PORTS: &str = "--port, --http-port and --api-port choose other ports; --http-port 0 leaves HTTP out";
 /// Without `max_connections`, however many files may be open.
 const MOST_CONNECTIONS: u64 = 10_000;
 /// A log that does not take its last lines in this time does not get them.

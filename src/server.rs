@@ -3,13 +3,14 @@
 use std::{
     io,
     net::SocketAddr,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use actix::prelude::*;
 use futures_util::future::select_all;
+use nix::unistd::{Gid, Uid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
     sync::{oneshot, watch},
@@ -41,10 +42,11 @@ use crate::{
         },
         sweeper::Sweeper,
     },
-    config::{Config, Endpoint, Listen, ListenAddress},
+    config::{Config, Endpoint, Listen, ListenAddress, api::Api},
     http::{
         self, Site,
-        server::{HttpPort, Running},
+        api::{Keys, guard::Token},
+        server::{HttpPort, Running, Serves},
     },
     log::Logs,
     process::{Signal, Signals},
@@ -54,9 +56,43 @@ use crate::{
 pub struct Bound {
     ports: Vec<(Port, BoundSocket)>,
     http: Vec<(HttpPort, BoundSocket)>,
+    api: Option<(Keys, Vec<(HttpPort, BoundSocket)>)>,
     /// Files of unix sockets, to be removed at the end.
-    files: Vec<PathBuf>,
+    files: Vec<SocketFile>,
     pub warnings: Vec<String>,
+}
+
+/// What the API of a start needs beyond its configuration.
+pub struct ApiStart {
+    pub token: Token,
+    /// None: there is no control socket.
+    pub socket: Option<PathBuf>,
+    /// False: its usual place, where that of another livemill may be.
+    pub is_socket_written: bool,
+    /// To whom the socket is to belong, where that is somebody else.
+    pub owner: Option<(Uid, Gid)>,
+}
+
+/// The file of a unix socket, and which one it is: another server may have put its own in this place.
+struct SocketFile {
+    path: PathBuf,
+    number: Option<u64>,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), number: Self::number(path) }
+    }
+
+    fn number(path: &Path) -> Option<u64> {
+        std::fs::symlink_metadata(path).ok().map(|file| file.ino())
+    }
+
+    fn remove(self) {
+        if self.number.is_some() && Self::number(&self.path) == self.number {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }
 
 /// Why the server could not start, or did not run to its end.
@@ -79,8 +115,8 @@ pub enum ServerError {
 /// Binds every address of the configuration, so that what is wrong shows before anything else happens.
 ///
 /// The two wildcards of the built-in configuration are one wish: where the machine has no IPv6, IPv4 alone will do.
-pub fn bind(config: &Config) -> Result<Bound, ServerError> {
-    let mut bound = Bound { ports: Vec::new(), http: Vec::new(), files: Vec::new(), warnings: Vec::new() };
+pub fn bind(config: &Config, api: Option<ApiStart>) -> Result<Bound, ServerError> {
+    let mut bound = Bound { ports: Vec::new(), http: Vec::new(), api: None, files: Vec::new(), warnings: Vec::new() };
     for endpoint in config.endpoints() {
         let tls = load_tls(&endpoint)?;
         let is_first = bound.ports.is_empty();
@@ -98,6 +134,9 @@ pub fn bind(config: &Config) -> Result<Bound, ServerError> {
     if bound.ports.is_empty() && bound.http.is_empty() {
         return Err(ServerError::Nothing);
     }
+    if let (Some(api), Some(start)) = (&config.api, api) {
+        bound.bind_api(api, start)?;
+    }
     Ok(bound)
 }
 
@@ -105,7 +144,8 @@ pub fn bind(config: &Config) -> Result<Bound, ServerError> {
 pub fn try_certificates(config: &Config) -> Result<(), TlsError> {
     config.endpoints().iter().try_for_each(|endpoint| load_tls(endpoint).map(drop))?;
     let http = config.http.iter().flat_map(|http| http.endpoints());
-    http.map(HttpPort::new).try_for_each(|port| port.map(drop))
+    let api = config.api.iter().flat_map(|api| api.endpoints(None));
+    http.chain(api).map(HttpPort::new).try_for_each(|port| port.map(drop))
 }
 
 impl Bound {
@@ -115,7 +155,7 @@ impl Bound {
         match listen(wanted) {
             Ok(socket) => {
                 if let ListenAddress::Unix(path) = &wanted.address {
-                    self.files.push(path.clone());
+                    self.files.push(SocketFile::new(path));
                 }
                 Ok(Some(socket))
             }
@@ -125,6 +165,35 @@ impl Bound {
             }
             Err(source) => Err(ServerError::Bind { address, source }),
         }
+    }
+
+    /// What nobody wrote is left out where it cannot be had: another livemill runs here.
+    fn bind_api(&mut self, api: &Api, start: ApiStart) -> Result<(), ServerError> {
+        let mut ports = Vec::new();
+        for endpoint in api.endpoints(start.socket.as_deref()) {
+            let port = HttpPort::new(endpoint)?;
+            let wanted = &port.endpoint.listen;
+            let (is_written, bound) = match &wanted.address {
+                ListenAddress::Tcp(_) => (api.is_listen_written, listen(wanted)),
+                ListenAddress::Unix(path) => (start.is_socket_written, listen_control(wanted, path, start.owner)),
+            };
+            let address = wanted.address.to_string();
+            match bound {
+                Ok(socket) => {
+                    if let ListenAddress::Unix(path) = &wanted.address {
+                        self.files.push(SocketFile::new(path));
+                    }
+                    ports.push((port, socket));
+                }
+                Err(source) if is_written => return Err(ServerError::Bind { address, source }),
+                Err(source) => self.warnings.push(format!(
+                    "the API does not listen on {address} ({source}); api_listen and api_socket choose other places"
+                )),
+            }
+        }
+        let keys = Keys { token: start.token, hosts: api.hosts.clone() };
+        self.api = Some((keys, ports)).filter(|(_, ports)| !ports.is_empty());
+        Ok(())
     }
 
     /// What listens, as addresses to show; ports that the system chose are filled in.
@@ -145,11 +214,9 @@ impl Bound {
 ///
 /// `max_connections` is what the process can carry at the most.
 pub fn run(config: &Config, bound: Bound, logs: &Logs, max_connections: u64) -> Result<(), ServerError> {
-    let Bound { ports, http, files, .. } = bound;
-    let ended = System::new().block_on(serve(config, ports, http, logs, max_connections));
-    for file in files {
-        let _ = std::fs::remove_file(file);
-    }
+    let Bound { ports, http, api, files, .. } = bound;
+    let ended = System::new().block_on(serve(config, ports, http, api, logs, max_connections));
+    files.into_iter().for_each(SocketFile::remove);
     ended
 }
 
@@ -157,6 +224,7 @@ async fn serve(
     config: &Config,
     ports: Vec<(Port, BoundSocket)>,
     http: Vec<(HttpPort, BoundSocket)>,
+    api: Option<(Keys, Vec<(HttpPort, BoundSocket)>)>,
     logs: &Logs,
     max_connections: u64,
 ) -> Result<(), ServerError> {
@@ -190,7 +258,9 @@ async fn serve(
     let oclp = oclp.run(Oclp::new(std::sync::Arc::clone(&house), &config.oclp_starts));
     let children = children.run(Children::new(std::sync::Arc::clone(&house), config));
     let homes: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
-    let own_listens = std::sync::Arc::new(OwnListens::new(own_http(&http)));
+    // No relay that a hook names may come to the API either.
+    let api_ports = api.as_ref().map(|(_, ports)| ports.as_slice()).unwrap_or_default();
+    let own_listens = std::sync::Arc::new(OwnListens::new([own_http(&http), own_http(api_ports)].concat()));
     let relays = relays.run(Relays::new(house.clone(), config.servers.clone(), homes.clone(), own_listens));
     let outputs = outputs.run(Outputs::new(std::sync::Arc::clone(&house), homes));
     let stewards = arbiters
@@ -211,7 +281,13 @@ async fn serve(
         config: std::sync::Arc::new(config.clone()),
         logs: logs.access.clone(),
     });
-    let http = http::server::start(&site, http, &handles);
+    let http = http::server::start(&Serves::Site(std::sync::Arc::clone(&site)), http, &handles);
+    // A thread of its own: what is rendered there, and who reads it slowly, costs no stream a frame.
+    let api_arbiter = api.is_some().then(Arbiter::try_new).transpose().map_err(ServerError::Arbiters)?;
+    let api = api.zip(api_arbiter.as_ref()).map(|((keys, ports), arbiter)| {
+        arbiter.spawn(give_memory_back());
+        http::server::start(&Serves::Api(std::sync::Arc::clone(&site), keys), ports, &[arbiter.handle()])
+    });
     let viewers = house.viewers.clone();
     let listener = Listener::new(house, ports, handles, count, listener_alive).start();
 
@@ -223,6 +299,7 @@ async fn serve(
         children,
         relays,
         http,
+        api,
         viewers,
         connections,
         patience: config.process.worker_shutdown_timeout,
@@ -255,13 +332,14 @@ async fn serve(
                     warn!("reloading the configuration is not supported yet: it stays as it was; certificates are read again");
                     finish.listener.do_send(ReloadCertificates);
                     finish.http.reload_certificates();
+                    finish.api.iter().for_each(Running::reload_certificates);
                 }
             },
         }
     };
     info!(severity = "notice", "shutting down");
     finish.now().await;
-    for arbiter in &arbiters {
+    for arbiter in arbiters.iter().chain(&api_arbiter) {
         arbiter.stop();
     }
     outcome
@@ -317,6 +395,7 @@ struct Finish {
     children: Addr<Children>,
     relays: Addr<Relays>,
     http: Running,
+    api: Option<Running>,
     viewers: Viewers,
     connections: watch::Receiver<usize>,
     patience: Option<Duration>,
@@ -327,6 +406,8 @@ impl Finish {
     async fn gracefully(&mut self) {
         let _ = self.listener.send(StopAccepting).await;
         self.http.stop_accepting();
+        // The server that comes after this one finds its address free.
+        self.api.iter_mut().for_each(Running::stop_accepting);
         let left = async {
             let _ = self.connections.wait_for(|left| *left == 0).await;
             self.http.finished().await;
@@ -356,6 +437,7 @@ impl Finish {
             let _ = timeout(VIEWERS_LEAVE, self.viewers.gone()).await;
         }
         self.http.close_all();
+        self.api.iter_mut().for_each(Running::close_all);
         let left = async {
             let _ = self.connections.wait_for(|left| *left == 0).await;
             self.http.finished().await;
@@ -426,6 +508,14 @@ fn listen_tcp(listen: &Listen, address: SocketAddr) -> io::Result<BoundSocket> {
 }
 
 fn listen_unix(listen: &Listen, path: &Path) -> io::Result<BoundSocket> {
+    let socket = bind_unix(path)?;
+    socket.listen(listen.backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(BoundSocket::Unix(socket.into()))
+}
+
+/// Bound and not listening yet.
+fn bind_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     if socket.bind(&address).is_err() {
@@ -437,6 +527,16 @@ fn listen_unix(listen: &Listen, path: &Path) -> io::Result<BoundSocket> {
         }
         std::fs::remove_file(path)?;
         socket.bind(&address)?;
+    }
+    Ok(socket)
+}
+
+/// The control socket: for its owner and his group, from the moment on at which it can be connected to.
+fn listen_control(listen: &Listen, path: &Path, owner: Option<(Uid, Gid)>) -> io::Result<BoundSocket> {
+    let socket = bind_unix(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(CONTROL_MODE))?;
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(path, Some(user.as_raw()), Some(group.as_raw()))?;
     }
     socket.listen(listen.backlog)?;
     socket.set_nonblocking(true)?;
@@ -452,6 +552,9 @@ fn is_missing_ipv6(listen: &Listen, error: &io::Error) -> bool {
 /// Those who look after what happens outside, as they are named when one of them fails.
 const DESKS: [&str; 4] =
     ["desk of hooks", "supervisor of relays", "desk of children", "desk of the cluster's callbacks"];
+
+/// Who may connect to the control socket; what he may do there is a matter of the token.
+const CONTROL_MODE: u32 = 0o660;
 
 const MEMORY_TICK: Duration = Duration::from_secs(1);
 

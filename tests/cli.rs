@@ -68,6 +68,7 @@ impl Site {
 const GOOD: &str = "
 pid FOLDER/run/livemill.pid;
 error_log stderr info;
+api off;
 events {}
 rtmp {
     server {

@@ -76,7 +76,7 @@ fn carries(kinds: [Kind; 3], links: [Link; 2]) {
     }
 }
 
-fn start_in_chain(at: usize, kinds: [Kind; 3], links: [Link; 2], ports: [[u16; 3]; 3]) -> TestServer {
+fn start_in_chain(at: usize, kinds: [Kind; 3], links: [Link; 2], ports: [[u16; 4]; 3]) -> TestServer {
     let comes = match (at.checked_sub(1), at.checked_sub(1).map(|before| links[before])) {
         (Some(from), Some(Pull)) => format!("pull rtmp://127.0.0.1:{}/live;", ports[from][0]),
         (Some(from), Some(PullHttp)) => format!("pull http://127.0.0.1:{}/live/$name.flv;", ports[from][1]),

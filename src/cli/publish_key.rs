@@ -1,4 +1,5 @@
-//! The publish key of a server that was started without a configuration: made once, kept in a file only its owner can read.
+//! Secrets that a server makes for itself: the publish key of a start without a configuration, and the token of the API.
+//! Made once, kept in a file only its owner can read.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -39,6 +40,8 @@ pub enum Origin {
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     pub publish_key: Option<OsString>,
+    pub api_token: Option<OsString>,
+    pub runtime_directory: Option<OsString>,
     pub state_directory: Option<OsString>,
     pub xdg_state_home: Option<OsString>,
     pub home: Option<OsString>,
@@ -49,7 +52,9 @@ impl Places {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
             // Set to nothing is a mistake worth telling, not the same as unset: it would open the server.
-            publish_key: std::env::var_os(OVERRIDE),
+            publish_key: std::env::var_os(PUBLISH_KEY.variable),
+            api_token: std::env::var_os(API_TOKEN.variable),
+            runtime_directory: set("RUNTIME_DIRECTORY"),
             state_directory: set("STATE_DIRECTORY"),
             xdg_state_home: set("XDG_STATE_HOME"),
             home: set("HOME"),
@@ -59,9 +64,7 @@ impl Places {
     /// The folder this server keeps things in from one start to the next.
     pub fn state_folder(&self) -> PathBuf {
         if let Some(folders) = &self.state_directory {
-            // A service manager names several with colons between; the first is ours.
-            let first = folders.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
-            return PathBuf::from(std::ffi::OsStr::from_bytes(first));
+            return first_folder(folders);
         }
         match (&self.xdg_state_home, &self.home) {
             (Some(state), _) => Path::new(state).join("livemill"),
@@ -72,19 +75,52 @@ impl Places {
 
     /// The key to ask of publishers: the environment's, else the one that is kept, else a new one.
     pub fn find_key(&self) -> Result<FoundKey, KeyError> {
-        if let Some(given) = &self.publish_key {
-            let key = given.to_str().filter(|key| is_usable(key)).ok_or(KeyError::BadOverride)?;
+        PUBLISH_KEY.find(self.publish_key.as_ref(), || self.state_folder().join(PUBLISH_KEY.file))
+    }
+
+    /// The token to ask of whoever calls the API, in the same way; `file` where the configuration names one.
+    pub fn find_api_token(&self, file: Option<&Path>) -> Result<FoundKey, KeyError> {
+        let usual = || self.state_folder().join(API_TOKEN.file);
+        API_TOKEN.find(self.api_token.as_ref(), || file.map_or_else(usual, Path::to_owned))
+    }
+
+    /// Where the control socket is unless the configuration says otherwise.
+    pub fn control_socket(&self) -> PathBuf {
+        let folder = self.runtime_directory.as_ref().map(first_folder);
+        folder.unwrap_or_else(|| self.state_folder()).join(CONTROL_SOCKET)
+    }
+}
+
+/// A service manager names several with colons between; the first is ours.
+fn first_folder(folders: &OsString) -> PathBuf {
+    let first = folders.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
+    PathBuf::from(std::ffi::OsStr::from_bytes(first))
+}
+
+/// A kind of secret.
+struct Secret {
+    what: &'static str,
+    /// The environment variable that takes the place of the kept one.
+    variable: &'static str,
+    file: &'static str,
+}
+
+impl Secret {
+    fn find(&self, given: Option<&OsString>, path: impl FnOnce() -> PathBuf) -> Result<FoundKey, KeyError> {
+        if let Some(given) = given {
+            let bad = KeyError::BadOverride { variable: self.variable };
+            let key = given.to_str().filter(|key| is_usable(key)).ok_or(bad)?;
             return Ok(FoundKey { key: key.to_owned(), origin: Origin::Environment });
         }
-        let path = self.state_folder().join(KEY_FILE);
-        if let Some(key) = read(&path)? {
+        let path = path();
+        if let Some(key) = read(&path, self.what)? {
             return Ok(FoundKey { key, origin: Origin::Kept(path) });
         }
         let key = make()?;
         match keep(&path, &key) {
             Ok(()) => Ok(FoundKey { key, origin: Origin::Made(path) }),
             // Another start was faster: its key is the one that is kept.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match read(&path)? {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match read(&path, self.what)? {
                 Some(key) => Ok(FoundKey { key, origin: Origin::Kept(path) }),
                 None => Ok(FoundKey { key, origin: Origin::NotKept { path, reason: error.to_string() } }),
             },
@@ -93,29 +129,34 @@ impl Places {
     }
 }
 
+/// Makes a folder that only its owner looks into, where there is none.
+pub fn make_private_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(folder)
+}
+
 /// Why there is no key to start with.
 #[derive(Debug, Error)]
 pub enum KeyError {
-    #[error("{OVERRIDE} must be 1 to 128 letters, digits or any of \"-._~\": it stands in addresses")]
-    BadOverride,
+    #[error("{variable} must be 1 to 128 letters, digits or any of \"-._~\": it stands in addresses and headers")]
+    BadOverride { variable: &'static str },
     #[error(
-        "the publish key in \"{}\" can be read by others (mode {mode:04o}): \
+        "the {what} in \"{}\" can be read by others (mode {mode:04o}): \
          make it private with \"chmod 600\", or remove it for a new one", path.display()
     )]
-    Exposed { path: PathBuf, mode: u32 },
-    #[error("the publish key in \"{}\" belongs to another user: remove it, or start as that user", path.display())]
-    Foreign { path: PathBuf },
-    #[error("\"{}\" holds no publish key: remove it for a new one", path.display())]
-    Broken { path: PathBuf },
-    #[error("cannot read the publish key in \"{}\": {source}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
-    #[error("the system gives no random bytes for a publish key: {0}")]
+    Exposed { what: &'static str, path: PathBuf, mode: u32 },
+    #[error("the {what} in \"{}\" belongs to another user: remove it, or start as that user", path.display())]
+    Foreign { what: &'static str, path: PathBuf },
+    #[error("\"{}\" holds no {what}: remove it for a new one", path.display())]
+    Broken { what: &'static str, path: PathBuf },
+    #[error("cannot read the {what} in \"{}\": {source}", path.display())]
+    Unreadable { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("the system gives no random bytes for a secret: {0}")]
     NoRandomness(String),
 }
 
 /// None: there is no such file.
-fn read(path: &Path) -> Result<Option<String>, KeyError> {
-    let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
+fn read(path: &Path, what: &'static str) -> Result<Option<String>, KeyError> {
+    let unreadable = |source| KeyError::Unreadable { what, path: path.to_owned(), source };
     // Not through a link, and not held up by a named pipe that somebody put there.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -127,18 +168,18 @@ fn read(path: &Path) -> Result<Option<String>, KeyError> {
     let metadata = file.metadata().map_err(unreadable)?;
     let mode = metadata.mode() & 0o7777;
     if !metadata.is_file() {
-        return Err(KeyError::Broken { path: path.to_owned() });
+        return Err(KeyError::Broken { what, path: path.to_owned() });
     }
     if mode & OTHERS != 0 {
-        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        return Err(KeyError::Exposed { what, path: path.to_owned(), mode });
     }
     if metadata.uid() != geteuid().as_raw() && metadata.uid() != 0 {
-        return Err(KeyError::Foreign { path: path.to_owned() });
+        return Err(KeyError::Foreign { what, path: path.to_owned() });
     }
     let mut text = String::new();
     file.take(LONGEST_FILE).read_to_string(&mut text).map_err(unreadable)?;
     let key = text.trim_end();
-    if is_usable(key) { Ok(Some(key.to_owned())) } else { Err(KeyError::Broken { path: path.to_owned() }) }
+    if is_usable(key) { Ok(Some(key.to_owned())) } else { Err(KeyError::Broken { what, path: path.to_owned() }) }
 }
 
 fn make() -> Result<String, KeyError> {
@@ -154,7 +195,7 @@ fn make() -> Result<String, KeyError> {
 /// Puts the key in place in one step, unless there is one: a link, unlike a rename, never replaces what it finds.
 fn keep(path: &Path, key: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(folder)?;
+    make_private_folder(folder)?;
     let temporary = temporary_beside(path);
     let kept = write_new(&temporary, format!("{key}\n").as_bytes(), PRIVATE_FILE)
         .and_then(|()| fs::hard_link(&temporary, path))
@@ -169,9 +210,9 @@ fn is_usable(key: &str) -> bool {
         && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
-/// The environment variable that takes the place of the kept key.
-pub const OVERRIDE: &str = "LIVEMILL_PUBLISH_KEY";
-const KEY_FILE: &str = "publish.key";
+const PUBLISH_KEY: Secret = Secret { what: "publish key", variable: "LIVEMILL_PUBLISH_KEY", file: "publish.key" };
+const API_TOKEN: Secret = Secret { what: "API token", variable: "LIVEMILL_API_TOKEN", file: "api.token" };
+const CONTROL_SOCKET: &str = "control.sock";
 /// 256 bits: not to be guessed.
 const KEY_BYTES: usize = 32;
 const LONGEST_KEY: usize = 128;
@@ -248,7 +289,7 @@ mod tests {
         let path = folder.path().join("publish.key");
         keep(&path, "first").unwrap();
         assert_eq!(keep(&path, "second").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(read(&path).unwrap().as_deref(), Some("first"));
+        assert_eq!(read(&path, "key").unwrap().as_deref(), Some("first"));
     }
 
     #[test]
@@ -264,23 +305,48 @@ mod tests {
         let given = |key: &str| Places { publish_key: Some(key.into()), ..Places::default() };
         assert_eq!(given("s3cret").find_key().unwrap().key, "s3cret");
         for bad in ["", "a b", "a&b", "a\nb", &"x".repeat(129)] {
-            assert!(matches!(given(bad).find_key(), Err(KeyError::BadOverride)), "{bad}");
+            assert!(matches!(given(bad).find_key(), Err(KeyError::BadOverride { .. })), "{bad}");
         }
     }
 
     #[test]
     fn the_state_folder_is_the_first_that_is_named() {
         let all = Places {
-            publish_key: None,
             state_directory: Some("/var/lib/livemill:/var/lib/other".into()),
             xdg_state_home: Some("/x".into()),
             home: Some("/users/u".into()),
+            ..Places::default()
         };
         assert_eq!(all.state_folder(), Path::new("/var/lib/livemill"));
-        let without_service = Places { state_directory: None, ..all };
+        let without_service = Places { state_directory: None, ..all.clone() };
         assert_eq!(without_service.state_folder(), Path::new("/x/livemill"));
         let home_only = Places { xdg_state_home: None, ..without_service };
         assert_eq!(home_only.state_folder(), Path::new("/users/u/.local/state/livemill"));
         assert_eq!(Places::default().state_folder(), Path::new("."));
+    }
+
+    #[test]
+    fn the_api_has_a_token_of_its_own_where_the_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = places(folder.path()).find_key().unwrap();
+        let token = places(folder.path()).find_api_token(None).unwrap();
+        assert_eq!(token.origin, Origin::Made(folder.path().join("state/api.token")));
+        assert_ne!(token.key, key.key);
+        let elsewhere = folder.path().join("elsewhere");
+        let other = places(folder.path()).find_api_token(Some(&elsewhere)).unwrap();
+        assert_eq!(other.origin, Origin::Made(elsewhere.clone()));
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = places(folder.path()).find_api_token(Some(&elsewhere)).err().unwrap();
+        assert!(error.to_string().contains("the API token in"), "{error}");
+        let given = Places { api_token: Some("t".into()), ..Places::default() };
+        assert_eq!(given.find_api_token(Some(&elsewhere)).unwrap().key, "t");
+    }
+
+    #[test]
+    fn the_control_socket_is_where_services_keep_theirs() {
+        let places = places("/x".as_ref());
+        assert_eq!(places.control_socket(), Path::new("/x/state/control.sock"));
+        let service = Places { runtime_directory: Some("/run/livemill:/run/other".into()), ..places };
+        assert_eq!(service.control_socket(), Path::new("/run/livemill/control.sock"));
     }
 }

@@ -21,6 +21,7 @@ use super::{
     RTMP_PORT, Rate, RtmpOptions, Server, ServerName, TlsFiles,
 };
 
+mod api;
 mod exec;
 mod hooks;
 pub(super) mod oclp;
@@ -92,6 +93,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
     let log_formats = formats?;
     let paths = Paths { prefix: prefix.to_owned(), conf: path.parent().unwrap_or(Path::new("")).to_owned() };
     let process = process(&root, &paths)?;
+    let api = api::api(&root, &paths, resolve)?;
     let inner = root.inside(rtmp);
     let mut builder = Builder { paths: paths.clone(), resolve, log_formats, warnings, folders: Vec::new() };
     let mut exec_static = builder.statics(&inner)?;
@@ -128,6 +130,7 @@ fn build(tree: &Tree, path: &Path, prefix: &Path, resolve: Resolve) -> Result<Co
         log_formats: builder.log_formats,
         oclp_starts: oclp::starts(&inner)?,
         http: http.map(Arc::new),
+        api: api.map(Arc::new),
         exec_static,
         warnings,
     })
@@ -141,6 +144,7 @@ fn read_words(directive: &Directive, context: Contexts, resolve: Resolve) -> Res
         (_, context) if super::verify::is_http(context) => http::read::check(directive, context, resolve),
         ("allow" | "deny", _) => access_rule(directive).map(drop),
         ("error_log", _) => error_log(directive).map(drop),
+        ("api_listen", _) => api::listen(directive, resolve).map(drop),
         ("worker_processes", _) => workers(Some(directive)).map(drop),
         ("connection_rate", _) => connection_rate(Some(directive)).map(drop),
         ("duplicate_publisher", _) => duplicate_publisher(Some(directive)).map(drop),

@@ -294,6 +294,7 @@ pub struct Group {
 
 pub static GROUPS: &[Group] = &[
     Group { title: "Process", rows: PROCESS },
+    Group { title: "The API", rows: API },
     Group { title: "Servers and connections", rows: CORE },
     Group { title: "Access", rows: ACCESS },
     Group { title: "Live", rows: LIVE },
@@ -394,6 +395,37 @@ const fn nginx(name: &'static str, contexts: Contexts, args: Args, default: &'st
 const RUNTIME: Verdict = NoEffect("the runtime waits for events its own way");
 pub const NOT_OURS: Verdict = NotYet("not livemill's work: keep nginx in front for it");
 const SERVICE: Verdict = NoEffect("belongs to the service manager");
+
+static API: &[Row] = &[
+    own("api", ROOT, Flag, "on", "docs/api.md; it needs a token wherever it listens"),
+    own(
+        "api_listen",
+        ROOT,
+        Special(1, 2, "address [`ssl`] | `off`"),
+        "127.0.0.1:9935",
+        "reached from this machine only",
+    )
+    .many_here(),
+    own(
+        "api_socket",
+        ROOT,
+        Special(1, 1, "path | `off`"),
+        "",
+        "`control.sock` in RUNTIME_DIRECTORY, else in the state folder; mode 0660",
+    ),
+    own("api_token_file", ROOT, Text, "", "`api.token` in the state folder, made at the first start with mode 0600"),
+    own("api_plaintext", ROOT, Flag, "off", "whoever listens to the line has the token"),
+    own(
+        "api_host",
+        ROOT,
+        Words(1, 255),
+        "",
+        "requests under another name than those of the loopback and the address are refused",
+    )
+    .many_here(),
+    own("api_certificate", ROOT, Text, "", "needed by `api_listen … ssl`; relative to the folder of the file"),
+    own("api_certificate_key", ROOT, Text, "", "needed by `api_listen … ssl`"),
+];
 
 static PROCESS: &[Row] = &[
     nginx("daemon", ROOT, Flag, "off", Works)

@@ -12,6 +12,7 @@
 //! - [`check`]: what the table says about one file: the migration report.
 //! - [`page`]: what the table says about all: `docs/directives.md`.
 //! - [`access`]: allow and deny.
+//! - [`api`]: where the API listens.
 //! - [`hooks`]: who is asked and told over HTTP.
 //! - [`oclp`]: the callbacks of a cluster.
 //! - [`exec`]: commands that are run beside streams.
@@ -31,6 +32,7 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 pub mod access;
+pub mod api;
 pub mod build;
 pub mod check;
 pub mod diagnose;
@@ -71,6 +73,8 @@ pub struct Config {
     pub oclp_starts: Vec<oclp::OclpStart>,
     /// What is served over HTTP; None: nothing, as nginx does without an `http` block.
     pub http: Option<Arc<http::Http>>,
+    /// None: `api off`.
+    pub api: Option<Arc<api::Api>>,
     /// Every `exec_static`, wherever it stands, and how its child is kept.
     pub exec_static: Vec<(exec::ExecRule, exec::Keep)>,
     /// What the operator should read at start: one line each.
@@ -612,13 +616,15 @@ pub struct BuiltIn {
     pub port: u16,
     /// 0: no HTTP.
     pub http_port: u16,
+    /// None: as usual; 0: the API has its socket only.
+    pub api_port: Option<u16>,
     /// None: anybody may publish (`--open`).
     pub publish_key: Option<String>,
 }
 
 impl Default for BuiltIn {
     fn default() -> Self {
-        Self { port: RTMP_PORT, http_port: http::HTTP_PORT, publish_key: None }
+        Self { port: RTMP_PORT, http_port: http::HTTP_PORT, api_port: None, publish_key: None }
     }
 }
 
@@ -663,6 +669,7 @@ impl Config {
             servers: vec![Arc::new(server)],
             log_formats: vec![Arc::new(LogFormat::combined())],
             http: (options.http_port > 0).then(|| Arc::new(http::Http::built_in(options.http_port))),
+            api: Some(Arc::new(options.api_port.map_or_else(Default::default, |port| api::Api::at_port(port, true)))),
             exec_static: Vec::new(),
             warnings: Vec::new(),
         }

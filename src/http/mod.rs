@@ -36,6 +36,7 @@ use crate::{
 
 pub mod address;
 mod admission;
+pub mod api;
 pub mod control;
 pub mod hls;
 pub mod live;

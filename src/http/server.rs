@@ -1,10 +1,12 @@
-//! Takes HTTP connections from all listening sockets, and serves them on the workers that serve RTMP.
+//! Takes HTTP connections from all listening sockets, and serves them: nginx's site on the workers that serve RTMP, the API on
+//! a thread of its own.
 //!
 //! actix-web answers the requests; the connections are our own, so that one count and one set of limits holds for both
 //! protocols, a viewer shares its worker's audience with the RTMP players there, and everything ends in one order.
 
 use std::{
     cell::Cell,
+    future::pending,
     io,
     rc::{Rc, Weak},
     sync::Arc,
@@ -26,7 +28,9 @@ use tokio::{
 use tracing::{debug, error, warn};
 
 use super::{
-    Site, nginx,
+    Site,
+    api::{self, Api, Keys},
+    nginx,
     tls::HttpTls,
     wire::{Caller, Open, Socket, Wire},
 };
@@ -59,6 +63,43 @@ impl HttpPort {
     }
 }
 
+/// What is served behind a set of sockets.
+#[derive(Clone)]
+pub enum Serves {
+    Site(Arc<Site>),
+    Api(Arc<Site>, Keys),
+}
+
+impl Serves {
+    fn site(&self) -> &Arc<Site> {
+        let (Self::Site(site) | Self::Api(site, _)) = self;
+        site
+    }
+
+    /// None: there is nothing to serve.
+    fn timeouts(&self) -> Option<Timeouts> {
+        match self {
+            Self::Site(site) => site.config.http.as_ref().map(|http| Timeouts {
+                keepalive: http.keepalive_timeout,
+                header: http.client_header_timeout,
+                reading: None,
+            }),
+            Self::Api(..) => {
+                Some(Timeouts { keepalive: API_KEEPALIVE, header: API_HEADER, reading: Some(API_READING) })
+            }
+        }
+    }
+}
+
+/// How long a connection may take.
+#[derive(Clone, Copy)]
+struct Timeouts {
+    keepalive: Duration,
+    header: Duration,
+    /// For the whole of an answer; None: as long as it gets on.
+    reading: Option<Duration>,
+}
+
 /// HTTP while it runs.
 pub struct Running {
     ports: Vec<Arc<HttpPort>>,
@@ -78,7 +119,7 @@ enum Phase {
 }
 
 /// Starts serving on these sockets. To be called in the System's own thread; requests run on the arbiters.
-pub fn start(site: &Arc<Site>, bound: Vec<(HttpPort, BoundSocket)>, arbiters: &[ArbiterHandle]) -> Running {
+pub fn start(serves: &Serves, bound: Vec<(HttpPort, BoundSocket)>, arbiters: &[ArbiterHandle]) -> Running {
     let (phase, phases) = watch::channel(Phase::Serving);
     let (open, count) = watch::channel(0);
     let workers: Vec<mpsc::Sender<Arrival>> = arbiters
@@ -86,20 +127,20 @@ pub fn start(site: &Arc<Site>, bound: Vec<(HttpPort, BoundSocket)>, arbiters: &[
         .filter(|_| !bound.is_empty())
         .map(|arbiter| {
             let (arrivals, waiting) = mpsc::channel(MAX_ARRIVALS);
-            let (site, phase) = (Arc::clone(site), phases.clone());
+            let (serves, phase) = (serves.clone(), phases.clone());
             // False: the arbiter is gone, and with it the process.
             let _ = arbiter.spawn_fn(move || {
-                tokio::task::spawn_local(work(site, waiting, phase));
+                tokio::task::spawn_local(work(serves, waiting, phase));
             });
             arrivals
         })
         .collect();
     let mut running = Running { ports: Vec::new(), accepting: Vec::new(), phase, open: count };
-    let door = Rc::new(Door { site: Arc::clone(site), workers, refused: Cell::new(0), open });
+    let door = Rc::new(Door { serves: serves.clone(), workers, refused: Cell::new(0), open });
     for (at, (port, socket)) in bound.into_iter().enumerate() {
         let port = Arc::new(port);
         running.ports.push(Arc::clone(&port));
-        let tls = port.tls.is_some().then(|| Arc::clone(&site.house));
+        let tls = port.tls.is_some().then(|| Arc::clone(&serves.site().house));
         match Accepts::new(socket, at, tls) {
             Ok(mut accepts) => {
                 let door = Rc::clone(&door);
@@ -161,7 +202,7 @@ impl Running {
 
 /// Lets connections in and deals them to the workers in turn.
 struct Door {
-    site: Arc<Site>,
+    serves: Serves,
     workers: Vec<mpsc::Sender<Arrival>>,
     refused: Cell<u64>,
     open: watch::Sender<usize>,
@@ -172,15 +213,17 @@ struct Arrival {
     id: u64,
     accepted: Accepted,
     port: Arc<HttpPort>,
-    presence: Presence,
+    presence: Option<Presence>,
     open: Open,
 }
 
 impl Door {
     async fn welcome(&self, port: &Arc<HttpPort>, accepted: Accepted) {
-        let house = &self.site.house;
+        let house = &self.serves.site().house;
         let address = accepted.peer.map(|peer| peer.ip());
-        let presence = match house.census.admit(address, house.now()) {
+        // Who looks after the server gets in also when it is full.
+        let is_counted = matches!(self.serves, Serves::Site(_));
+        let presence = match is_counted.then(|| house.census.admit(address, house.now())).transpose() {
             Ok(presence) => presence,
             Err(crowded) => {
                 self.refused.set(self.refused.get().saturating_add(1));
@@ -218,14 +261,23 @@ fn prepare(port: &HttpPort, socket: &RawSocket) -> io::Result<()> {
 }
 
 /// One worker: makes its own actix-web application, and serves connections with it until nobody brings more.
-async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: watch::Receiver<Phase>) {
-    let Some(http) = site.config.http.clone() else { return };
-    let data = web::Data::from(Arc::clone(&site));
-    let app = App::new().app_data(data).default_service(web::to(nginx::serve));
+async fn work(serves: Serves, mut arrivals: mpsc::Receiver<Arrival>, phase: watch::Receiver<Phase>) {
+    let Some(timeouts) = serves.timeouts() else { return };
+    let site = Arc::clone(serves.site());
+    let mut seats = None;
+    let app = App::new();
+    let app = match serves {
+        Serves::Site(site) => app.app_data(web::Data::from(site)).default_service(web::to(nginx::serve)),
+        Serves::Api(site, keys) => {
+            let api = Rc::new(Api::new(site, keys));
+            seats = Some(Rc::clone(&api.seats));
+            app.app_data(api).default_service(web::to(api::serve))
+        }
+    };
     let ending = phase.clone();
     let service = HttpService::build()
-        .keep_alive(http.keepalive_timeout)
-        .client_request_timeout(http.client_header_timeout)
+        .keep_alive(timeouts.keepalive)
+        .client_request_timeout(timeouts.header)
         .client_disconnect_timeout(LAST_WORDS)
         // Whoever closes its side has left: a viewer who waits for a publisher would never be missed otherwise.
         .h1_allow_half_closed(false)
@@ -248,7 +300,7 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
     };
     let service = Rc::new(service);
     while let Some(arrival) = arrivals.recv().await {
-        let head_patience = http.client_header_timeout;
+        let seats = seats.clone();
         let (service, mut phase, house) = (Rc::clone(&service), phase.clone(), Arc::clone(&site.house));
         tokio::task::spawn_local(async move {
             let serve = async move {
@@ -260,12 +312,20 @@ async fn work(site: Arc<Site>, mut arrivals: mpsc::Receiver<Arrival>, phase: wat
                     Ok(Ok((wire, protocol))) => {
                         let (peer, hang_up) = (wire.caller.peer, wire.caller.hang_up.clone());
                         let progress = Rc::clone(&wire.caller.progress);
+                        let _seat = seats.as_ref().map(|seats| seats.take(&wire.caller));
+                        let reading = async {
+                            match timeouts.reading {
+                                Some(patience) => progress.too_slow_to_read(patience).await,
+                                None => pending().await,
+                            }
+                        };
                         tokio::select! {
                             served = service.call((wire, protocol, peer)) => if let Err(error) = served {
                                 debug!(client = ?peer, %error, "a connection ended early");
                             },
                             () = hang_up.asked() => {}
-                            () = progress.too_slow(head_patience) => debug!(client = ?peer, "a request took too long"),
+                            () = reading => debug!(client = ?peer, "an answer was not read in time"),
+                            () = progress.too_slow(timeouts.header) => debug!(client = ?peer, "a request took too long"),
                         }
                     }
                     Ok(Err(error)) if is_hang_up(&error) => {}
@@ -318,6 +378,13 @@ async fn connect(arrival: Arrival) -> io::Result<(Wire, Protocol)> {
     };
     Ok((Wire::new(socket, caller, presence, open), protocol))
 }
+
+/// The API's: a request is short and so is what is read of it.
+const API_HEADER: Duration = Duration::from_secs(5);
+const API_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// An answer of the API is taken within this time, or its connection is closed.
+const API_READING: Duration = Duration::from_secs(10);
 
 /// Connections that may wait for one worker.
 const MAX_ARRIVALS: usize = 256;

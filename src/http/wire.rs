@@ -59,12 +59,46 @@ pub struct Progress {
     /// An answer said `Connection: close`: what comes behind its request is not to be answered.
     pub closes: Cell<bool>,
     unanswered_since: Cell<Option<Instant>>,
+    /// Since when the peer has not taken all that it was answered.
+    unread_since: Cell<Option<Instant>>,
+    last_request: Cell<Option<Instant>>,
 }
 
 impl Progress {
     /// A request is whole, or a part of an answer went out.
     pub fn made(&self) {
         self.unanswered_since.set(None);
+    }
+
+    /// A request is whole: its sender is somebody who does something.
+    pub fn asked(&self) {
+        self.made();
+        self.last_request.set(Some(Instant::now()));
+    }
+
+    pub fn last_request(&self) -> Option<Instant> {
+        self.last_request.get()
+    }
+
+    fn writing(&self) {
+        if self.unread_since.get().is_none() {
+            self.unread_since.set(Some(Instant::now()));
+        }
+    }
+
+    fn all_read(&self) {
+        self.unread_since.set(None);
+    }
+
+    /// Ends when somebody has taken longer than this to read what he was answered, however little he reads at a time.
+    pub async fn too_slow_to_read(&self, patience: Duration) {
+        let mut tick = interval((patience / 10).max(SHORTEST_TICK));
+        loop {
+            tick.tick().await;
+            if self.unread_since.get().is_some_and(|since| since.elapsed() >= patience) {
+                return;
+            }
+        }
     }
 
     fn heard(&self) {
@@ -93,7 +127,8 @@ const SHORTEST_TICK: Duration = Duration::from_millis(100);
 pub struct Wire {
     socket: Rc<RefCell<Socket>>,
     pub caller: Caller,
-    _presence: Presence,
+    /// None: the API, which has a count of its own.
+    _presence: Option<Presence>,
     _open: Open,
 }
 
@@ -121,7 +156,7 @@ impl Drop for Open {
 }
 
 impl Wire {
-    pub fn new(socket: Socket, caller: Caller, presence: Presence, open: Open) -> Self {
+    pub fn new(socket: Socket, caller: Caller, presence: Option<Presence>, open: Open) -> Self {
         let socket = Rc::new(RefCell::new(socket));
         let caller = Caller { socket: Rc::downgrade(&socket), ..caller };
         Self { socket, caller, _presence: presence, _open: open }
@@ -149,6 +184,7 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let behind = this.caller.outlet.rest();
+        this.caller.progress.writing();
         let polled = match &mut *this.socket.borrow_mut() {
             // A head and what is behind it go in one write.
             Socket::Tcp(socket) if !behind.is_empty() => {
@@ -185,11 +221,13 @@ impl AsyncWrite for Wire {
             this.caller.progress.made();
             this.caller.outlet.advance(written);
         }
-        match &mut *this.socket.borrow_mut() {
+        ready!(match &mut *this.socket.borrow_mut() {
             Socket::Tcp(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Unix(socket) => Pin::new(socket).poll_flush(cx),
             Socket::Tls(socket) => Pin::new(socket).poll_flush(cx),
-        }
+        })?;
+        this.caller.progress.all_read();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -46,7 +46,7 @@ impl Kind {
 impl TestServer {
     /// Starts the server under test with the `rtmp` block `rtmp` and waits until it accepts connections.
     ///
-    /// `@port@`, `@port2@`, `@port3@` and `@dir@` stand for free ports of 127.0.0.1 and a folder of its own. A line that starts
+    /// `@port@`, `@port2@`, `@port3@`, `@api@` and `@dir@` stand for free ports of 127.0.0.1 and a folder of its own. A line that starts
     /// with `@livemill` goes to livemill only.
     pub fn start(rtmp: &str) -> Self {
         Self::start_with_files(rtmp, &[])
@@ -80,7 +80,8 @@ impl TestServer {
             let config = write_config(kind, preamble(kind), rtmp, &[], ports, dir);
             let mut command = Command::new("bash");
             command.arg("-c").arg(format!("{script}\nexec \"$0\" \"$@\""));
-            command.arg(binary(kind)).arg("-p").arg(dir).arg("-c").arg(config);
+            command.arg(binary(kind)).arg("-p").arg(dir).arg("-c").arg(&config);
+            without_api(&mut command, &config);
             command
         })
     }
@@ -90,9 +91,16 @@ impl TestServer {
         Self::start_somewhere(Kind::Livemill, |ports, dir| {
             let mut command = Command::new(binary(Kind::Livemill));
             command.args(["--open", "--port", &ports[0].to_string(), "--http-port", &ports[1].to_string()]);
+            command.args(["--api-port", "0"]);
             command.env("STATE_DIRECTORY", dir);
             command
         })
+    }
+
+    /// livemill with its API on a port and a socket of its own, and these lines in front of its `rtmp` block: see
+    /// [`Self::api_port`] and [`Self::token`].
+    pub fn start_with_api(text: &str) -> Self {
+        Self::start_kind(Kind::Livemill, &format!("{API}{text}"), &[])
     }
 
     /// nginx with its RTMP module, whatever is under test.
@@ -217,6 +225,16 @@ impl TestServer {
     /// The number that `@port2@` (1), `@port3@` (2) stood for.
     pub fn other_port(&self, index: usize) -> u16 {
         self.ports[index]
+    }
+
+    /// The number that `@api@` stood for.
+    pub fn api_port(&self) -> u16 {
+        self.ports[PORTS - 1]
+    }
+
+    /// The token of its API, as it was made at the start.
+    pub fn token(&self) -> String {
+        fs::read_to_string(self.dir().join("api.token")).expect("it was made").trim().to_owned()
     }
 
     pub fn url(&self, app_and_name: &str) -> String {
@@ -353,8 +371,18 @@ fn launch(command: &mut Command, log: &Arc<Mutex<String>>) -> Child {
 /// A server with this configuration, in this folder.
 fn command(kind: Kind, config: PathBuf, dir: &Path) -> Command {
     let mut command = Command::new(binary(kind));
-    command.arg("-p").arg(dir).arg("-c").arg(config);
+    command.arg("-p").arg(dir).arg("-c").arg(&config);
+    if kind == Kind::Livemill {
+        without_api(&mut command, &config);
+    }
     command
+}
+
+/// Servers of tests do not fight for the usual port of the API: it is there where a configuration says so.
+fn without_api(command: &mut Command, config: &Path) {
+    if !fs::read_to_string(config).is_ok_and(|text| text.contains("api_listen")) {
+        command.args(["-g", "api off;"]);
+    }
 }
 
 /// Puts the marks of [`TestServer::start`] into a configuration, and gives its path.
@@ -379,6 +407,7 @@ fn write_config(
         .replace("@port@", &ports[0].to_string())
         .replace("@port2@", &ports[1].to_string())
         .replace("@port3@", &ports[2].to_string())
+        .replace("@api@", &ports[PORTS - 1].to_string())
         .replace("@dir@", &dir.display().to_string());
     let config = dir.join("conf/test.conf");
     fs::write(&config, text).expect("the configuration can be written");
@@ -413,7 +442,10 @@ pub fn free_ports() -> [u16; PORTS] {
     std::array::from_fn(|at| listeners[at].local_addr().expect("a bound listener has an address").port())
 }
 
-const PORTS: usize = 3;
+const PORTS: usize = 4;
+
+/// The API of a test's server.
+const API: &str = "api_listen 127.0.0.1:@api@;\napi_socket @dir@/control.sock;\napi_token_file @dir@/api.token;\n";
 const START_ATTEMPTS: usize = 5;
 /// A debug build on a busy machine; a healthy start takes milliseconds.
 const START_DEADLINE: Duration = Duration::from_secs(20);
