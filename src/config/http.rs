@@ -14,6 +14,9 @@ use super::template::Template;
 use super::{Access, AccessLog, Endpoint, Listen, ListenAddress, ServerName, TlsFiles};
 
 pub mod read;
+pub mod statistics;
+
+use statistics::Statistics;
 
 /// All HTTP servers, with what they have in common. Values are those in effect: inheritance is done.
 #[derive(Debug, Clone)]
@@ -93,6 +96,8 @@ pub enum Handler {
     Control(ControlSections),
     /// `scheduler`: the calls of a cluster.
     Scheduler(Arc<Scheduler>),
+    /// `rtmp_stat`
+    Statistics(Statistics),
     /// Known and not built: named by the directive.
     NotBuilt(&'static str),
     /// Work of the real nginx: named by the directive.

@@ -49,6 +49,7 @@ pub mod tls;
 pub mod wire;
 
 use address::Wanted;
+use nginx::statistics::Renderings;
 use wire::Caller;
 
 /// What every request is given: shared by all workers.
@@ -58,6 +59,7 @@ pub struct Site {
     pub control: Addr<Control>,
     pub config: Arc<Config>,
     pub logs: AccessLogs,
+    pub statistics: Renderings,
 }
 
 /// A media address that means a stream of this server, with what decides about it.

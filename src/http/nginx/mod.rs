@@ -6,6 +6,7 @@
 //! - [`files`], [`ranges`], [`listing`]: what lies on the disk.
 //! - [`pages`]: the pages of a status.
 //! - [`answer`]: what is done to an answer before it is sent.
+//! - [`statistics`]: the documents of `rtmp_stat`.
 //! - [`log`]: the access log.
 //!
 //! [`serve`] goes through nginx's phases: server, location, `return`, access, `try_files`, content, error page.
@@ -50,6 +51,7 @@ pub mod log;
 pub mod matching;
 pub mod pages;
 pub mod ranges;
+pub mod statistics;
 pub mod uri;
 pub mod visit;
 
@@ -299,6 +301,12 @@ impl Course<'_> {
                 let response = scheduler::answer(&visit.site, rules, &visit.request, peer, &visit.host);
                 Step::Answer(Answer::ready(response))
             }
+            Handler::Statistics(rules) => match statistics::document(&self.visit.site, rules).await {
+                Some(document) => {
+                    Step::Answer(Answer::bytes(200, Some(statistics::content_type(rules).to_owned()), document))
+                }
+                None => Step::Status(500, None),
+            },
             Handler::NotBuilt(name) => self.short(501, &format!("\"{name}\" comes in a later release of livemill")),
             Handler::Elsewhere(name) => {
                 self.short(502, &format!("\"{name}\" is not livemill's work: keep nginx in front for it"))
