@@ -329,10 +329,13 @@ fn viewers_of_every_protocol_and_relays_are_listed() {
     assert_eq!(texts(&dialect, "stream/records").len(), 2);
 }
 
+/// A key, and what its value is.
+type Key = (&'static str, fn(&Value) -> bool);
+
 /// Every key of nginx-http-flv-module's document, and of what type its value is.
 #[track_caller]
 fn check_json(value: &Value, ports: &[u16]) {
-    let is = |value: &Value, keys: &[(&str, fn(&Value) -> bool)], optional: &[&str]| {
+    let is = |value: &Value, keys: &[Key], optional: &[&str]| {
         let object = value.as_object().unwrap_or_else(|| panic!("no object: {value}"));
         for (key, has_type) in keys {
             match object.get(*key) {
