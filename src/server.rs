@@ -280,6 +280,7 @@ async fn serve(
         control,
         config: std::sync::Arc::new(config.clone()),
         logs: logs.access.clone(),
+        statistics: Default::default(),
     });
     let http = http::server::start(&Serves::Site(std::sync::Arc::clone(&site)), http, &handles);
     // A thread of its own: what is rendered there, and who reads it slowly, costs no stream a frame.

@@ -21,7 +21,7 @@ const SITE: &str =
         location /tv/ { player on; }
         location /elsewhere/ { proxy_pass http://127.0.0.1:1; }
         location /guarded/ { auth_basic secret; }
-        location /stat { rtmp_stat all; }
+        location /ts { ts_live on; }
         location /asked { if ($arg_key) { return 403; } } } }";
 
 fn site() -> TestServer {
@@ -90,12 +90,12 @@ fn the_player_lives_below_its_location() {
 #[test]
 fn what_livemill_does_not_do_is_never_a_file() {
     let server = site();
-    for (target, status) in [("/elsewhere/x", 502), ("/guarded/x", 403), ("/stat", 501), ("/asked", 403)] {
+    for (target, status) in [("/elsewhere/x", 502), ("/guarded/x", 403), ("/ts", 501), ("/asked", 403)] {
         let reply = ask(server.other_port(1), "GET", target, &[]);
         assert_eq!(reply.status, status, "{target}");
         assert!(!reply.text().contains("never"), "{target}: {}", reply.text());
     }
-    for name in ["proxy_pass", "auth_basic", "rtmp_stat", "\"if\""] {
+    for name in ["proxy_pass", "auth_basic", "ts_live", "\"if\""] {
         assert!(server.log().contains(name), "a warning about {name}:\n{}", server.log());
     }
 }

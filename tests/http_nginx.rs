@@ -589,8 +589,6 @@ fn document_c_is_served_as_nginx_serves_it() {
         both.ask("GET", target, &[("Origin", "http://other.example"), ("User-Agent", "a \"b\"")]);
         both.ask("HEAD", target, &[]);
     }
-    // What comes with statistics; nginx would answer.
-    assert_eq!(ask(both.servers[0].port(), "GET", "/stat", &[]).status, 501);
     let log = |at: usize| {
         let path = both.servers[at].dir().join("logs/http.log");
         common::wait::until("the access log", Duration::from_secs(5), || {

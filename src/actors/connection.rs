@@ -75,7 +75,7 @@ pub struct Connection {
     place: Option<Box<Place>>,
     role: Role,
     /// What a publisher that was sent elsewhere does not say again.
-    carried: Option<Box<Vec<Incoming>>>,
+    carried: Option<Box<[Incoming]>>,
     /// Set once the session is to end: nothing is acted on any more, what is queued is still written.
     ending: Option<Ending>,
     /// What will be written down of this session, and while it lasts the one place that knows its addresses and names.

@@ -25,7 +25,7 @@ use super::{
         directory::Entry,
         relay_plan::Direction,
         relay_status::RelayView,
-        roll::{ClientNow, ClientRole, Order, Pulse, Who},
+        roll::{ClientNow, ClientRole, Order, PULL, PUSH, Pulse, Who},
         snapshot::{Client, Limit, OutputNow, ServerNow, Snapshot, StreamNow},
         traffic::Traffic,
     },
@@ -299,7 +299,8 @@ impl Eyes {
         let called = join_all(self.stewards.iter().map(|steward| steward.send(CallRoll))).await;
         let here = called.into_iter().flatten().flat_map(|called| called.clients);
         let mut found: Vec<_> = here.map(|client: ClientNow| client.who).collect();
-        if let Some(relays) = &self.house.desks.relays {
+        // Who sends everybody away does not mean relays: they would be back at once, or not at all.
+        if let (Some(relays), true) = (&self.house.desks.relays, select.id.is_some()) {
             let relays = relays.send(ListRelays).await.unwrap_or_default();
             found
                 .extend(relays.iter().filter_map(|relay| relay_client(relay, Duration::ZERO)).map(|client| client.who));
@@ -329,7 +330,7 @@ impl Eyes {
             }
         }
         if let Some(relays) = &self.house.desks.relays {
-            for who in clients.iter().filter(|who| who.is_relay) {
+            for who in clients.iter().filter(|who| who.is_our_relay()) {
                 let _ = relays.send(RemoveRelay { id: who.id }).await;
             }
         }
@@ -411,7 +412,7 @@ fn relay_client(relay: &RelayView, now: Duration) -> Option<Client> {
     let who = Who {
         id: relay.id,
         role: if is_push { ClientRole::Player } else { ClientRole::Publisher },
-        protocol: if is_push { "push" } else { "pull" },
+        protocol: if is_push { PUSH } else { PULL },
         key: relay.key.clone(),
         address: Some((peer, 0).into()),
         agent: "ngx-local-relay".to_owned(),
@@ -492,7 +493,7 @@ impl Handler<Changed> for Control {
 
 fn ban_all(house: &House, clients: &[Arc<Who>], ban: BanOrder, reason: &str) -> Result<Vec<Ban>, TooManyBans> {
     let mut scopes = Vec::new();
-    for who in clients.iter().filter(|who| !who.is_relay) {
+    for who in clients.iter().filter(|who| !who.is_our_relay()) {
         let address = who.address.map(|address| address.ip());
         let scope = match ban.by {
             BanBy::Address => address.map(BanScope::address),
@@ -609,3 +610,151 @@ const DUTY: u32 = 10;
 
 /// What is older than this is no answer any more.
 const LONGEST_KEPT: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{
+        actors::{
+            live_stream::StreamEvents,
+            router::Router,
+            support::{
+                census::Census,
+                directory::Directory,
+                output::Output,
+                roll::{self, Enrolled, Tap},
+                socket::Writes,
+            },
+        },
+        config::{BuiltIn, Config},
+        log::access::AccessLogFiles,
+    };
+
+    /// A client that writes down its orders.
+    struct Session(Arc<std::sync::Mutex<Vec<String>>>);
+    impl Actor for Session {
+        type Context = Context<Self>;
+    }
+    impl Handler<Order> for Session {
+        type Result = ();
+        fn handle(&mut self, order: Order, _: &mut Self::Context) {
+            self.0.lock().expect("no test panics here").push(format!("{order:?}"));
+        }
+    }
+
+    struct Scene {
+        control: Addr<Control>,
+        house: Arc<House>,
+        orders: Arc<std::sync::Mutex<Vec<String>>>,
+        enrolled: Vec<Enrolled>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let config = Config::built_in(BuiltIn::default());
+            let (directory, (alive, _)) = (Directory::default(), oneshot::channel());
+            let router = Router::new(config.limits.clone(), directory.clone(), StreamEvents::default(), alive).start();
+            let logs = AccessLogFiles::open(&Config { servers: Vec::new(), http: None, ..config.clone() }, None)
+                .expect("there is nothing to open")
+                .start()
+                .expect("there is nothing to start");
+            let census = Census::new(config.limits.clone(), 100);
+            let house = Arc::new(House::new(router, census, directory, &config, &logs, 1));
+            let control = Control::new(Arc::clone(&house), vec![Steward::new(0).start()], None).start();
+            Self { control, house, orders: Arc::default(), enrolled: Vec::new() }
+        }
+
+        fn enter(&mut self, id: u64, role: ClientRole, name: &str, address: [u8; 4]) {
+            let who = Who {
+                id,
+                role,
+                protocol: "rtmp",
+                key: StreamKey::parse("default", "live", name).expect("a good name"),
+                address: Some((address, 1000).into()),
+                agent: String::new(),
+                page_url: String::new(),
+                swf_url: String::new(),
+                tc_url: String::new(),
+                connected: Duration::ZERO,
+                began: Duration::ZERO,
+                is_relay: false,
+            };
+            let output = std::rc::Rc::new(std::cell::RefCell::new(Output::new(Writes::closed())));
+            let session = Session(Arc::clone(&self.orders)).start();
+            self.enrolled.push(roll::enter(who, Tap::Output(output), session.recipient()));
+        }
+
+        async fn look(&self) -> Arc<Snapshot> {
+            self.control.send(Look).await.expect("it lives")
+        }
+
+        async fn drop_them(&self, select: Selection, ban: Option<BanOrder>) -> Vec<u64> {
+            let reason = "enough".to_owned();
+            let asked = DropClients { select, ban, reason, author: Author::default() };
+            let dropped = self.control.send(asked).await.expect("it lives").expect("there is room");
+            dropped.clients.iter().map(|who| who.id).collect()
+        }
+    }
+
+    #[actix::test]
+    async fn however_many_ask_it_looks_once() {
+        tokio::time::pause();
+        let mut scene = Scene::new();
+        // More than one step of the walk.
+        (1..=200).for_each(|id| scene.enter(id, ClientRole::Player, "x", [192, 0, 2, 1]));
+        let all = join_all((0..50).map(|_| scene.look())).await;
+        let different: BTreeSet<_> = all.iter().map(Arc::as_ptr).collect();
+        assert_eq!((different.len(), all[0].clients.len()), (1, 200));
+        let ids: Vec<u64> = all[0].clients.iter().map(|client| client.who.id).collect();
+        assert_eq!(ids, (1..=200).rev().collect::<Vec<_>>(), "the newest first");
+        let before = scene.look().await;
+        scene.drop_them(Selection { id: Some(7), ..Selection::default() }, None).await;
+        let after = scene.look().await;
+        assert!(!Arc::ptr_eq(&before, &after), "what was changed is looked at again");
+    }
+
+    #[actix::test]
+    async fn those_who_are_meant_get_the_order_and_nobody_else() {
+        let mut scene = Scene::new();
+        scene.enter(1, ClientRole::Publisher, "x", [192, 0, 2, 1]);
+        scene.enter(2, ClientRole::Player, "x", [192, 0, 2, 1]);
+        scene.enter(3, ClientRole::Player, "y", [192, 0, 2, 2]);
+        let players = Selection { role: Some(ClientRole::Player), ..Selection::default() };
+        for (select, expected) in [
+            (Selection { name: Some("x".into()), ..players.clone() }, vec![2]),
+            (Selection { address: Some([192, 0, 2, 1].into()), ..Selection::default() }, vec![1, 2]),
+            (Selection { app: Some("other".into()), ..Selection::default() }, vec![]),
+            (Selection { server: Some("default".into()), ..players }, vec![2, 3]),
+        ] {
+            scene.orders.lock().expect("no test panics here").clear();
+            assert_eq!(scene.drop_them(select.clone(), None).await, expected, "{select}");
+            // The orders have been given; each session takes its own in its turn.
+            tokio::task::yield_now().await;
+            let orders = scene.orders.lock().expect("no test panics here");
+            assert_eq!(*orders, vec!["Leave { reason: \"enough\" }"; expected.len()], "{select}");
+        }
+        scene.enrolled.clear();
+        assert!(scene.drop_them(Selection::default(), None).await.is_empty(), "all have left");
+    }
+
+    #[actix::test]
+    async fn one_ban_is_made_of_many_who_are_the_same() {
+        let mut scene = Scene::new();
+        (1..=20).for_each(|id| scene.enter(id, ClientRole::Player, "x", [192, 0, 2, 1]));
+        scene.enter(21, ClientRole::Player, "x", [192, 0, 2, 2]);
+        let ban = |by| Some(BanOrder { lasts: Duration::from_secs(60), by });
+        scene.drop_them(Selection::default(), ban(BanBy::Both)).await;
+        let bans = scene.control.send(ListBans).await.expect("it lives");
+        assert_eq!(bans.len(), 2, "{bans:?}");
+        let key = StreamKey::parse("default", "live", "x").expect("a good name");
+        let check = |role| scene.house.bans.check(role, Some([192, 0, 2, 1].into()), &key, scene.house.now());
+        assert!(check(ClientRole::Player).is_err() && check(ClientRole::Publisher).is_ok());
+        for ban in bans {
+            let lift = LiftBan { id: ban.id, author: Author::default() };
+            assert!(scene.control.send(lift).await.expect("it lives"));
+        }
+        assert!(check(ClientRole::Player).is_ok());
+    }
+}

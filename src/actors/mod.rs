@@ -34,13 +34,19 @@
 //! | `Relay` | `Exited` | `Relays` | the attempt is over, however it went |
 //! | `LiveStream` | `Exited` | `Router` | the stream is gone, however it went |
 //! | `Connection` | `Exited` | `Listener` | the connection is gone, however it went |
+//! | `http` | `Look`, `DropClients`, `RedirectClients`, `StartRelay` and so on | `Control` | how is it with the server? who is to go? |
+//! | `Control` | `CallRoll`, `GiveOrder` | `Steward` | who is on your arbiter? tell these to go |
+//! | `Steward` | `Order` | `Connection`, `Viewer` | leave, or go to another name |
+//! | `Control` | `Describe`, `ListRelays`, `ListHooks`, `ListChildren`, `ListOutputs` | `LiveStream`, `Relays`, `Hooks`, `Children`, `Outputs` | how is it with you? |
+//! | `Control` | `AddRelay`, `RemoveRelay` | `Relays` | an operator wants a relay, or none |
+//! | `Connection` | `CopyHeaders` | `LiveStream` | its publisher is sent elsewhere and will not say them again |
 //! | `server` | `StopAccepting`, `CloseAll`, `ReloadCertificates` | `Listener` | the operator's signals |
 //!
 //! An audience writes to its players' sockets by itself, and an answer takes what its audience queued: no message passes for
 //! that. Nor for segments: a muxer writes them into a store (`support::segment_store`) that requests read on any thread.
 //!
-//! Waiting goes one way: connection → router, connection → stream, http → outputs → router. Streams, feeds, audiences and
-//! the router wait for nobody.
+//! Waiting goes one way: connection → router, connection → stream, http → outputs → router, http → control → everybody. Streams,
+//! feeds, audiences and the router wait for nobody.
 
 pub mod audience;
 pub mod children;

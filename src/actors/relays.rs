@@ -1262,4 +1262,90 @@ mod tests {
         assert_eq!(now.len(), 2, "{now:?}");
         assert!(now[0].id == configured[0] && now[1].url.ends_with("/live/2"), "{now:?}");
     }
+
+    fn added(direction: Direction, url: &str) -> AddRelay {
+        let key = StreamKey::parse("default", "live", "cam").expect("a good name");
+        AddRelay { key, direction, url: url.to_owned() }
+    }
+
+    #[actix::test]
+    async fn a_push_that_was_added_comes_and_goes_with_its_publisher_under_one_id() {
+        let scene = Scene::new("").await;
+        let url = format!("rtmp://127.0.0.1:{}?secret=1", dead_port());
+        let add = || async { scene.relays.send(added(Direction::Push, &url)).await.expect("it lives") };
+        let first = add().await.expect("a good target");
+        assert!(first.is_new && first.relay.state == State::Idle && first.relay.origin == "api", "{first:?}");
+        assert!(first.relay.url.ends_with("/live/cam"), "no query, and the stream's own names: {}", first.relay.url);
+        let again = add().await.expect("a good target");
+        assert!(!again.is_new && again.relay.id == first.relay.id, "{again:?}");
+        for _ in 0..2 {
+            scene.publish().await;
+            sleep(seconds(2)).await;
+            let now = scene.list().await;
+            assert_eq!(now.len(), 1, "{now:?}");
+            assert!(now[0].id == first.relay.id && now[0].state == State::Waiting && now[0].attempt > 0, "{now:?}");
+            scene.opened.stream.do_send(EndPublish { session: 1_000_000 });
+            sleep(seconds(2)).await;
+            let now = scene.list().await;
+            assert_eq!((now.len(), now[0].state), (1, State::Idle));
+        }
+        scene.publish().await;
+        let remove = || async { scene.relays.send(RemoveRelay { id: first.relay.id }).await.expect("it lives") };
+        assert!(remove().await && !remove().await);
+        sleep(seconds(2)).await;
+        assert!(scene.list().await.is_empty());
+    }
+
+    #[actix::test]
+    async fn a_pull_that_was_added_needs_no_viewer_and_makes_way_for_a_publisher() {
+        let scene = Scene::new("").await;
+        let add = scene.relays.send(added(Direction::Pull, &format!("rtmp://127.0.0.1:{}/far", dead_port())));
+        let id = add.await.expect("it lives").expect("a good target").relay.id;
+        sleep(seconds(1)).await;
+        let ids = || async { scene.list().await.iter().map(|view| (view.id, view.state)).collect::<Vec<_>>() };
+        assert_eq!(ids().await, [(id, State::Waiting)]);
+        scene.publish().await;
+        sleep(seconds(2)).await;
+        assert_eq!(ids().await, [(id, State::Idle)]);
+        scene.opened.stream.do_send(EndPublish { session: 1_000_000 });
+        sleep(seconds(2)).await;
+        assert_eq!(ids().await, [(id, State::Waiting)]);
+        assert!(scene.relays.send(RemoveRelay { id }).await.expect("it lives"));
+        sleep(seconds(2)).await;
+        assert_eq!(ids().await, []);
+    }
+
+    #[actix::test]
+    async fn a_relay_of_the_configuration_that_is_removed_comes_back_when_it_is_wanted_anew() {
+        let scene = Scene::new(&format!("pull rtmp://127.0.0.1:{}/far;", dead_port())).await;
+        let first = scene.watch().await;
+        sleep(seconds(1)).await;
+        let id = scene.list().await[0].id;
+        assert!(scene.relays.send(RemoveRelay { id }).await.expect("it lives"));
+        sleep(seconds(5)).await;
+        assert!(scene.list().await.is_empty());
+        scene.opened.stream.do_send(Listen::Leave { subscriber: first });
+        scene.watch().await;
+        sleep(seconds(1)).await;
+        assert_eq!(scene.list().await.len(), 1);
+    }
+
+    #[actix::test]
+    async fn what_is_no_target_is_refused_with_the_reason() {
+        let scene = Scene::new("").await;
+        let add = |direction, url: &'static str| {
+            let sent = scene.relays.send(added(direction, url));
+            async { sent.await.expect("it lives").map(|added| added.is_new).map_err(|error| error.to_string()) }
+        };
+        assert_eq!(
+            add(Direction::Push, "http://127.0.0.1/x").await,
+            Err("a push goes to rtmp:// or rtmps://".to_owned())
+        );
+        assert!(add(Direction::Pull, "ftp://127.0.0.1/x").await.is_err_and(|error| error.contains("scheme")));
+        assert_eq!(add(Direction::Pull, "http://127.0.0.1:1/x").await, Ok(true));
+        let key = StreamKey::parse("default", "nowhere", "cam").expect("a good name");
+        let nowhere = AddRelay { key, direction: Direction::Push, url: "rtmp://127.0.0.1".to_owned() };
+        let refused = scene.relays.send(nowhere).await.expect("it lives").map(|added| added.is_new);
+        assert_eq!(refused, Err(RelayRefused::NoApplication("nowhere".to_owned())));
+    }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use nix::time::{ClockId, clock_gettime};
-use tokio::{task::yield_now, time::Instant};
+use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::support::{
     roll::{self, ClientNow, Order},

@@ -1399,7 +1399,8 @@ mod tests {
         let log = ErrorLog { target: LogTarget::Stdout, level: Level::Info };
         assert_eq!(config.process.error_logs, [log]);
         let named: Vec<&str> = config.warnings.iter().map(|notice| notice.directive.as_str()).collect();
-        assert_eq!(named, ["rtmp_stat", "rtmp_stat_stylesheet"]);
+        assert_eq!(named, ["rtmp_stat"]);
+        assert!(config.warnings[0].text.starts_with("is open to the world"), "{}", config.warnings[0]);
     }
 
     #[test]

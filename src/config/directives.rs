@@ -11,8 +11,6 @@ use super::values;
 
 mod http;
 
-use http::STATISTICS_LATER;
-
 /// One directive in one place.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -988,12 +986,25 @@ static MPEGTS: &[Row] = &[
 /// nginx's own that livemill does not do.
 const HTTP_NOT_OURS: Verdict = NotYet("nginx does this, livemill does not");
 
+const CONTROL: Verdict = Better(
+    "over all streams of the process and viewers of every protocol, with `ban=` and `reason=`; `record` answers 500",
+);
+
 static HTTP_ROWS: &[Row] = &[
-    row("rtmp_stat", ALL, HTTP, SomeOf(&["all", "global", "live", "clients", "record"]), "", STATISTICS_LATER)
-        .many_here(),
-    row("rtmp_stat_stylesheet", ALL, HTTP, Text, "", STATISTICS_LATER),
-    row("rtmp_stat_format", "W", HTTP, OneOf(&["xml", "json"]), "xml", STATISTICS_LATER),
-    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", STATISTICS_LATER).many_here(),
+    row(
+        "rtmp_stat",
+        ALL,
+        HTTP,
+        SomeOf(&["all", "global", "live", "clients", "record"]),
+        "",
+        Better("lists who watches over HTTP too, and relays; nothing is hidden by worker processes"),
+    )
+    .because("nginx-http-flv-module's document where the file is written for it, else nginx-rtmp-module's")
+    .many_here(),
+    row("rtmp_stat_stylesheet", ALL, HTTP, Text, "", Works),
+    row("rtmp_stat_format", "W", HTTP, OneOf(&["xml", "json"]), "xml", Works)
+        .because("JSON is always well-formed here"),
+    row("rtmp_control", "ASW", HTTP, SomeOf(&["all", "record", "drop", "redirect"]), "", CONTROL).many_here(),
     row("flv_live", "WXP", LOCATION, Words(1, 4), "off", Works),
     row(
         "ts_live",
@@ -1011,7 +1022,16 @@ static HTTP_ROWS: &[Row] = &[
         "",
         NotYet("the location answers 501; every stream is at /APP/NAME/index.m3u8 too"),
     ),
-    row("sys_stat", "XP", LOCATION, Words(0, 1), "", STATISTICS_LATER),
+    row(
+        "sys_stat",
+        "XP",
+        LOCATION,
+        Words(0, 1),
+        "",
+        NotYet(
+            "it counts the insides of nginx, which are not here: the location answers 501; rtmp_stat says what there is",
+        ),
+    ),
 ];
 
 const OCLP_ASKED: Verdict = Better("asked without holding up any media, at most 64 at a time; `https` too");

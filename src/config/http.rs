@@ -14,6 +14,9 @@ use super::template::Template;
 use super::{Access, AccessLog, Endpoint, Listen, ListenAddress, ServerName, TlsFiles};
 
 pub mod read;
+pub mod statistics;
+
+use statistics::Statistics;
 
 /// All HTTP servers, with what they have in common. Values are those in effect: inheritance is done.
 #[derive(Debug, Clone)]
@@ -89,14 +92,26 @@ pub enum Handler {
         audio: bool,
         video: bool,
     },
+    /// `rtmp_control`
+    Control(ControlSections),
     /// `scheduler`: the calls of a cluster.
     Scheduler(Arc<Scheduler>),
+    /// `rtmp_stat`
+    Statistics(Statistics),
     /// Known and not built: named by the directive.
     NotBuilt(&'static str),
     /// Work of the real nginx: named by the directive.
     Elsewhere(String),
     /// Guarded by something livemill does not do, so that nobody may pass: named by the directive.
     Guarded(String),
+}
+
+/// What `rtmp_control` allows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ControlSections {
+    pub record: bool,
+    pub drop: bool,
+    pub redirect: bool,
 }
 
 /// What a location takes over from the blocks around it.

@@ -10,6 +10,7 @@
 //! - [`live`]: streams in an answer that never ends, over HTTP and WebSocket.
 //! - [`mod@page`]: what is live, and a player of our own.
 //! - [`scheduler`]: the calls of a cluster's nodes.
+//! - [`control`]: nginx-rtmp's addresses that drop and redirect.
 //!
 //! A request comes to [`nginx::serve`], which finds its server and location; a location with `player on`, and every
 //! request of a start without a configuration, comes to [`watch`] from there.
@@ -36,6 +37,7 @@ use crate::{
 pub mod address;
 mod admission;
 pub mod api;
+pub mod control;
 pub mod hls;
 pub mod live;
 pub mod nginx;
@@ -47,6 +49,7 @@ pub mod tls;
 pub mod wire;
 
 use address::Wanted;
+use nginx::statistics::Renderings;
 use wire::Caller;
 
 /// What every request is given: shared by all workers.
@@ -56,6 +59,7 @@ pub struct Site {
     pub control: Addr<Control>,
     pub config: Arc<Config>,
     pub logs: AccessLogs,
+    pub statistics: Renderings,
 }
 
 /// A media address that means a stream of this server, with what decides about it.

@@ -15,8 +15,8 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
-    body::{BodySize, MessageBody},
-    http::{Method, Version},
+    body::{BodySize, BoxBody, MessageBody},
+    http::{Method, Version, header::CONTENT_LENGTH},
 };
 use bytes::{Buf, Bytes};
 
@@ -63,13 +63,19 @@ impl Outlet {
 
 /// Finishes an answer with bytes that lie in memory.
 pub fn answer(mut answer: HttpResponseBuilder, bytes: Bytes, request: &HttpRequest) -> HttpResponse {
-    let is_plain = request.version() <= Version::HTTP_11 && *request.method() == Method::GET;
+    answer_with(answer.finish(), bytes, request)
+}
+
+/// The same for a response that has its head already.
+pub fn answer_with(mut response: HttpResponse, bytes: Bytes, request: &HttpRequest) -> HttpResponse {
+    let is_plain = request.version() <= Version::HTTP_11 && *request.method() != Method::HEAD;
     match request.conn_data::<Caller>() {
         Some(caller) if is_plain && bytes.len() >= WORTH_BYTES => {
-            answer.no_chunking(bytes.len() as u64);
-            answer.body(Direct { bytes: Some(bytes), outlet: Rc::clone(&caller.outlet) })
+            response.headers_mut().insert(CONTENT_LENGTH, bytes.len().into());
+            response.head_mut().no_chunking(true);
+            response.set_body(BoxBody::new(Direct { bytes: Some(bytes), outlet: Rc::clone(&caller.outlet) }))
         }
-        _ => answer.body(bytes),
+        _ => response.set_body(BoxBody::new(bytes)),
     }
 }
 

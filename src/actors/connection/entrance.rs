@@ -482,7 +482,7 @@ impl Connection {
             Role::Publisher(role) => {
                 let (msid, headers) = (role.msid, role.feeder.stream().send(CopyHeaders));
                 ctx.wait(headers.into_actor(self).map(move |headers, connection, ctx| {
-                    connection.carried = headers.ok().map(Box::new);
+                    connection.carried = headers.ok().map(Vec::into_boxed_slice);
                     connection.part();
                     if connection.session.ask_again(msid) && connection.publish(msid, &name, "live", ctx) == Flow::Go {
                         connection.go_on(ctx);

@@ -56,6 +56,17 @@ pub enum ClientRole {
     Player,
 }
 
+impl Who {
+    /// One of our own relays, which no arbiter has on its roll.
+    pub fn is_our_relay(&self) -> bool {
+        self.protocol == PUSH || self.protocol == PULL
+    }
+}
+
+/// The protocols of our own relays.
+pub const PUSH: &str = "push";
+pub const PULL: &str = "pull";
+
 impl ClientRole {
     pub fn name(self) -> &'static str {
         match self {

@@ -172,13 +172,15 @@ pub(super) static SITE: &[Row] = &[
     nginx("map_hash_bucket_size", H, Size, "", GROWS),
     nginx("map_hash_max_size", H, Size, "", GROWS),
     nginx("rewrite_log", ANY, Flag, "off", NoEffect("nothing is rewritten")),
-    nginx("stub_status", HS_HL, Words(0, 1), "", STATISTICS_LATER),
+    nginx(
+        "stub_status",
+        HS_HL,
+        Words(0, 1),
+        "",
+        NotYet("the location answers 501; rtmp_stat counts connections and bytes of HTTP, too"),
+    ),
     own("player", LOCATION, Flag, "off", "the page that plays, and every media address, below the location"),
 ];
-
-/// What the issue on statistics brings.
-pub(super) const STATISTICS_LATER: Verdict =
-    NotYet("statistics and control come in a later release; until then such a location answers 501");
 
 /// nginx's own, known here by name: each gets a warning where it stands.
 pub(super) const KNOWN: &[&str] = &[

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use regex_lite::RegexBuilder;
 
+use super::statistics::{Reach, Statistics, has_flv_live};
 use super::{
-    Autoindex, ErrorPage, Expires, Gzip, HEADER_TIMEOUT, Handler, Header, Http, HttpLog, HttpServer, IfModifiedSince,
-    KEEPALIVE, LastTry, Location, Pattern, Precompressed, Regex2, Return, Root, ServerTokens, Settings, TryFiles,
-    Types,
+    Autoindex, ControlSections, ErrorPage, Expires, Gzip, HEADER_TIMEOUT, Handler, Header, Http, HttpLog, HttpServer,
+    IfModifiedSince, KEEPALIVE, LastTry, Location, Pattern, Precompressed, Regex2, Return, Root, ServerTokens,
+    Settings, TryFiles, Types,
 };
 use crate::config::access::{Rule, parse_network};
 use crate::config::build::{Paths, Scope, is_elsewhere, oclp};
@@ -53,7 +54,15 @@ pub(in crate::config) fn http(
     warnings: &mut Vec<Notice>,
 ) -> Result<Http, Problem> {
     let outer = scope.blocks.first().copied().unwrap_or_default();
-    let mut reader = Reader { paths, warnings, formats: Vec::new(), types: HashMap::new(), defined: Vec::new() };
+    let mut reader = Reader {
+        paths,
+        warnings,
+        formats: Vec::new(),
+        types: HashMap::new(),
+        defined: Vec::new(),
+        has_flv_live: has_flv_live(outer),
+        reach: Reach::default(),
+    };
     reader.define(outer);
     reader.format("combined", COMBINED);
     for directive in scope.own("log_format") {
@@ -94,6 +103,10 @@ struct Reader<'a> {
     types: HashMap<usize, Arc<Types>>,
     /// Variables that a directive nginx knows brings into being.
     defined: Vec<String>,
+    /// The file has `flv_live on`.
+    has_flv_live: bool,
+    /// Of the server that is being read.
+    reach: Reach,
 }
 
 impl Reader<'_> {
@@ -125,6 +138,7 @@ impl Reader<'_> {
             names.append(&mut server_names(directive)?);
         }
         let name = scope.own("server_name").next().and_then(|directive| directive.args.first());
+        self.reach = Reach::of(&listens);
         Ok(HttpServer {
             index,
             names,
@@ -148,15 +162,32 @@ impl Reader<'_> {
             }
             locations.push(Arc::new(self.location(inner, &scope.inside(Some(directive)), Some(&settings.root))?));
         }
-        Ok(Location {
+        let location = Location {
             settings,
             answer: scope.own("return").next().map(answer).transpose()?,
             try_files: scope.own("try_files").next().map(try_files).transpose()?,
-            handler: handler(scope, &pattern)?,
+            handler: handler(scope, &pattern, self.has_flv_live)?,
             is_internal: scope.own("internal").next().is_some(),
             locations,
             pattern,
-        })
+        };
+        self.warn_if_open(scope, &location);
+        Ok(location)
+    }
+
+    /// Statistics and control are for those who run the server, and modules of nginx let in whom nobody keeps out.
+    fn warn_if_open(&mut self, scope: &Scope<'_>, location: &Location) {
+        let is_closed =
+            matches!(location.handler, Handler::Guarded(_)) || location.is_internal || location.answer.is_some();
+        if is_closed || !self.reach.is_open(&location.settings.access) {
+            return;
+        }
+        for name in ["rtmp_stat", "rtmp_control"] {
+            if let Some(directive) = scope.own(name).next() {
+                let text = "is open to the world: guard it with `allow 127.0.0.1; deny all;`";
+                self.warn(directive, text.to_owned());
+            }
+        }
     }
 
     fn settings(&mut self, scope: &Scope<'_>, pattern: &Pattern, around: Option<&Root>) -> Result<Settings, Problem> {
@@ -529,7 +560,7 @@ fn nested(outer: &Pattern, inner: &Pattern, directive: &Directive) -> Result<(),
 }
 
 /// What answers in this block: handlers are never inherited, guards are.
-fn handler(scope: &Scope<'_>, pattern: &Pattern) -> Result<Handler, Problem> {
+fn handler(scope: &Scope<'_>, pattern: &Pattern, has_flv_live: bool) -> Result<Handler, Problem> {
     let own = scope.blocks.first().copied().unwrap_or_default();
     if let Some(guard) = guard(scope) {
         return Ok(Handler::Guarded(guard));
@@ -539,8 +570,12 @@ fn handler(scope: &Scope<'_>, pattern: &Pattern) -> Result<Handler, Problem> {
         let is_off = directive.args.first().is_some_and(|word| word.text.eq_ignore_ascii_case("off"));
         match name {
             _ if is_off => {}
-            "rtmp_stat" => return Ok(Handler::NotBuilt("rtmp_stat")),
-            "rtmp_control" => return Ok(Handler::NotBuilt("rtmp_control")),
+            "rtmp_stat" | "rtmp_stat_format" => {
+                if let Some(statistics) = Statistics::read(scope, has_flv_live) {
+                    return Ok(Handler::Statistics(statistics));
+                }
+            }
+            "rtmp_control" => return Ok(Handler::Control(control(own))),
             "sys_stat" => return Ok(Handler::NotBuilt("sys_stat")),
             "stub_status" => return Ok(Handler::NotBuilt("stub_status")),
             "ts_live" => return Ok(Handler::NotBuilt("ts_live")),
@@ -558,6 +593,14 @@ fn handler(scope: &Scope<'_>, pattern: &Pattern) -> Result<Handler, Problem> {
         }
     }
     Ok(Handler::Files)
+}
+
+/// Several `rtmp_control` add up.
+fn control(own: &[Directive]) -> ControlSections {
+    let written = own.iter().filter(|directive| directive.name.text == "rtmp_control");
+    let words: Vec<_> = written.flat_map(|directive| &directive.args).map(|word| word.text.to_lowercase()).collect();
+    let has = |name: &str| words.iter().any(|word| word == name || word == "all");
+    ControlSections { record: has("record"), drop: has("drop"), redirect: has("redirect") }
 }
 
 /// Something that keeps people out and that livemill does not do. Leaving it out would open what somebody closed.
@@ -886,7 +929,7 @@ mod tests {
         assert_eq!(guarded("if ($arg_key) { return 204; }"), Handler::Files);
         assert_eq!(guarded("limit_except GET { deny all; }"), Handler::Files);
         assert_eq!(guarded("proxy_pass http://a;"), Handler::Elsewhere("proxy_pass".to_owned()));
-        assert_eq!(guarded("rtmp_stat all;"), Handler::NotBuilt("rtmp_stat"));
+        assert_eq!(guarded("ts_live on;"), Handler::NotBuilt("ts_live"));
         let inner = location("auth_request /x; location / { }").handler.clone();
         assert_eq!(inner, Handler::Guarded("auth_request".to_owned()), "guards are inherited");
     }

@@ -23,7 +23,10 @@ use super::{
     read_http_date,
     visit::Visit,
 };
-use crate::config::http::{Expires, Gzip, IfModifiedSince};
+use crate::{
+    config::http::{Expires, Gzip, IfModifiedSince},
+    http::outlet,
+};
 
 /// What a location answers.
 pub struct Answer {
@@ -144,7 +147,7 @@ impl Answer {
             Content::Bytes(bytes) => match gzip.and_then(|level| files::gzip_bytes(&bytes, level).ok()) {
                 Some(compressed) => response.set_body(BoxBody::new(compressed)),
                 None if matches!(self.status, 204 | 304) => response.set_body(BoxBody::new(())),
-                None => response.set_body(BoxBody::new(bytes)),
+                None => outlet::answer_with(response, bytes, &visit.request),
             },
             Content::File(found) => {
                 let mut pieces = vec![Piece::File(0..found.len)];
@@ -197,6 +200,8 @@ impl Answer {
     fn is_compressed(&self, visit: &Visit, content_type: Option<&str>) -> bool {
         let gzip = &visit.location.settings.gzip;
         let length = match &self.content {
+            // Files are compressed by threads of the runtime; this would hold up a worker.
+            Content::Bytes(bytes) if bytes.len() > LONGEST_COMPRESSED => return false,
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::File(found) => found.len,
             Content::Ready(_) => return false,
@@ -408,6 +413,9 @@ pub fn length(response: &HttpResponse) -> Option<u64> {
         _ => None,
     }
 }
+
+/// What a worker compresses at once.
+const LONGEST_COMPRESSED: usize = 64 << 10;
 
 /// The answers that `add_header` and `expires` are for.
 const GOOD: &[u16] = &[200, 201, 204, 206, 301, 302, 303, 304, 307, 308];

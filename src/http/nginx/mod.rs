@@ -6,6 +6,7 @@
 //! - [`files`], [`ranges`], [`listing`]: what lies on the disk.
 //! - [`pages`]: the pages of a status.
 //! - [`answer`]: what is done to an answer before it is sent.
+//! - [`statistics`]: the documents of `rtmp_stat`.
 //! - [`log`]: the access log.
 //!
 //! [`serve`] goes through nginx's phases: server, location, `return`, access, `try_files`, content, error page.
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 
 use super::{
     Site,
+    control::{self, Reply},
     live::{self, FlvLive},
     media_at, scheduler, watch,
     wire::Caller,
@@ -34,7 +36,7 @@ use super::{
 use crate::{
     config::{
         Action,
-        http::{ErrorPage, Handler, LastTry, Location, Pattern, Precompressed, Return},
+        http::{ControlSections, ErrorPage, Handler, LastTry, Location, Pattern, Precompressed, Return},
     },
     protocol::flv::stream::Tracks,
 };
@@ -49,6 +51,7 @@ pub mod log;
 pub mod matching;
 pub mod pages;
 pub mod ranges;
+pub mod statistics;
 pub mod uri;
 pub mod visit;
 
@@ -292,16 +295,38 @@ impl Course<'_> {
             Handler::Files => self.file().await,
             Handler::Player => self.watch(&location).await,
             Handler::FlvByQuery | Handler::FlvByPath { .. } => self.flv(&location).await,
+            Handler::Control(sections) => self.control(*sections).await,
             Handler::Scheduler(rules) => {
                 let visit = &self.visit;
                 let response = scheduler::answer(&visit.site, rules, &visit.request, peer, &visit.host);
                 Step::Answer(Answer::ready(response))
             }
+            Handler::Statistics(rules) => match statistics::document(&self.visit.site, rules).await {
+                Some(document) => {
+                    Step::Answer(Answer::bytes(200, Some(statistics::content_type(rules).to_owned()), document))
+                }
+                None => Step::Status(500, None),
+            },
             Handler::NotBuilt(name) => self.short(501, &format!("\"{name}\" comes in a later release of livemill")),
             Handler::Elsewhere(name) => {
                 self.short(502, &format!("\"{name}\" is not livemill's work: keep nginx in front for it"))
             }
             Handler::Guarded(_) => Step::Status(403, None),
+        }
+    }
+
+    async fn control(&mut self, sections: ControlSections) -> Step {
+        let visit = &self.visit;
+        let from = visit.caller.peer.map_or_else(|| "unix:".to_owned(), |peer| peer.ip().to_string());
+        let call = control::Call { path: visit.request.uri().path(), query: &visit.args, from };
+        match control::answer(&visit.site, sections, &call).await {
+            Reply::Text(text) => Step::Answer(Answer::bytes(200, None, text)),
+            Reply::Status(500, why) => {
+                warn!(uri = %visit.uri, why, "rtmp_control");
+                Step::Status(500, None)
+            }
+            Reply::Status(status, why) => self.short(status, &why),
+            Reply::Declined => self.file().await,
         }
     }
 
