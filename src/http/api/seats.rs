@@ -69,11 +69,6 @@ impl Seats {
             }
         }
     }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.0.borrow().len()
-    }
 }
 
 impl Seat {
