@@ -261,7 +261,9 @@ fn a_wrong_token_no_token_and_no_server_are_told_apart() {
     assert!(said.starts_with("livemill ctl: there is no token: "), "{said}");
     let token = server.dir().join("api.token");
     let words = ["stat", "--socket", socket, "--token-file", token.to_str().expect("text")];
-    assert!(run(command(empty.path(), &words)).status.success());
+    let mut named = command(empty.path(), &words);
+    named.env("LIVEMILL_API_TOKEN", "wrong");
+    assert!(run(named).status.success(), "what is written on the line is meant");
 
     let said = fails(run(command(empty.path(), &["stat"])), 1);
     assert!(said.starts_with("livemill ctl: no server is there: there is no socket "), "{said}");

@@ -1,8 +1,9 @@
 //! `livemill ctl`: looks at a running server and steers it, over its API.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -289,7 +290,12 @@ fn run(
 ) -> Result<String, CtlError> {
     let config = configured().map_err(CtlError::Configuration)?;
     let (place, token_file) = find(args, config.as_ref(), places)?;
-    let token = Token::find(token_file, places);
+    let token = match (&args.token_file, &places.api_token) {
+        // What is written on the line is meant, whatever the environment says.
+        (Some(file), _) => Token::read(file),
+        (None, Some(given)) => Token::given(given),
+        (None, None) => Token::read(&token_file.unwrap_or_else(|| places.api_token_file())),
+    };
     let Plan { request, show } = args.command.plan();
     let bearer = token.as_ref().map(|token| token.token.clone()).map_err(Clone::clone);
     let answer = place.ask(&request, &bearer, PATIENCE)?;
@@ -308,13 +314,13 @@ fn run(
     }
 }
 
-/// Where the API is, and the file of its token where one is named: what the command line says, else the configuration.
+/// Where the API is, as the command line says, else the configuration; and the file of its token where that names one.
 fn find(args: &CtlArgs, config: Option<&Config>, places: &Places) -> Result<(Place, Option<PathBuf>), CtlError> {
     let api = match config {
         Some(config) => Some(config.api.as_deref().ok_or_else(|| CtlError::Configuration(API_OFF.to_owned()))?),
         None => None,
     };
-    let token_file = args.token_file.clone().or_else(|| api.and_then(|api| api.token_file.clone()));
+    let token_file = api.and_then(|api| api.token_file.clone());
     let place = match (&args.url, &args.socket, api.map(|api| &api.socket)) {
         (Some(url), ..) => Place::of_url(url)?,
         (None, Some(socket), _) => Place::Socket(socket.clone()),
@@ -520,21 +526,20 @@ struct Token {
 }
 
 impl Token {
-    /// As the server finds it, but it is never made here, and whoever may read the file may use it.
-    fn find(file: Option<PathBuf>, places: &Places) -> Result<Self, AskError> {
-        if let Some(given) = &places.api_token {
-            let token = given.to_str().filter(|token| is_sendable(token));
-            let token = token.ok_or_else(|| AskError::Token(format!("{API_TOKEN_VARIABLE} holds no token")))?;
-            return Ok(Self { token: token.to_owned(), origin: API_TOKEN_VARIABLE.to_owned() });
-        }
-        let named = file.is_some();
-        let path = file.unwrap_or_else(|| places.api_token_file());
+    fn given(given: &OsStr) -> Result<Self, AskError> {
+        let token = given.to_str().filter(|token| is_sendable(token));
+        let token = token.ok_or_else(|| AskError::Token(format!("{API_TOKEN_VARIABLE} holds no token")))?;
+        Ok(Self { token: token.to_owned(), origin: API_TOKEN_VARIABLE.to_owned() })
+    }
+
+    /// Unlike a server, this makes no token where there is none, and whoever may read the file may use it.
+    fn read(path: &Path) -> Result<Self, AskError> {
         let shown = path.display();
         let mut text = String::new();
-        let read = File::open(&path).and_then(|file| file.take(LONGEST_TOKEN_FILE).read_to_string(&mut text));
+        let read = File::open(path).and_then(|file| file.take(LONGEST_TOKEN_FILE).read_to_string(&mut text));
         let instead = "set LIVEMILL_API_TOKEN, or name the server's file with --token-file";
         match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !named => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(AskError::Token(format!("there is no token: there is no file \"{shown}\"; {instead}")))
             }
             Err(error) => {
@@ -711,10 +716,8 @@ mod tests {
     fn the_token_is_where_it_is_said_to_be_or_the_reason_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let places = Places::default();
-        let find =
-            || Token::find(Some(path.clone()), &places).map(|token| token.token).map_err(|error| error.to_string());
-        assert!(find().unwrap_err().starts_with("cannot read the token in "));
+        let find = || Token::read(&path).map(|token| token.token).map_err(|error| error.to_string());
+        assert!(find().unwrap_err().starts_with("there is no token: "));
         for (text, expected) in
             [("s3cret\n", Ok("s3cret")), ("", Err("")), ("two words", Err("")), ("a\r\nX: b", Err(""))]
         {
