@@ -75,6 +75,9 @@ if [ -w /proc/self/autogroup ] && [ "$(id -u)" = 0 ]; then
     group_before=$(sed 's/.*nice //' /proc/self/autogroup)
     echo -15 >/proc/self/autogroup || group_before=
 fi
+if nice -n -10 true 2>/dev/null && [ "$(nice -n -10 nice)" = -10 ]; then
+    first+=(nice -n -10) second+=(nice -n -10)
+fi
 
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 free_port() {
