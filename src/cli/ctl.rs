@@ -1,9 +1,7 @@
 //! `livemill ctl`: looks at a running server and steers it, over its API.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -11,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::publish_key::{API_TOKEN_VARIABLE, Places};
+use super::publish_key::Places;
 use crate::config::Config;
 use crate::config::api::ApiSocket;
 use crate::http::api::types::{
@@ -21,9 +19,11 @@ use crate::http::api::types::{
 mod client;
 mod show;
 mod table;
+mod token;
 
 use client::{Answer, AskError, PATIENCE, Place, Request};
 use table::{clean, clean_json, clean_lines};
+use token::Token;
 
 /// Look at a running server and steer it.
 ///
@@ -518,45 +518,6 @@ fn refusal(answer: &Answer, token_from: Option<String>) -> CtlError {
     }
 }
 
-/// What the API wants to see before it answers.
-struct Token {
-    token: String,
-    /// Where it is from.
-    origin: String,
-}
-
-impl Token {
-    fn given(given: &OsStr) -> Result<Self, AskError> {
-        let token = given.to_str().filter(|token| is_sendable(token));
-        let token = token.ok_or_else(|| AskError::Token(format!("{API_TOKEN_VARIABLE} holds no token")))?;
-        Ok(Self { token: token.to_owned(), origin: API_TOKEN_VARIABLE.to_owned() })
-    }
-
-    /// Unlike a server, this makes no token where there is none, and whoever may read the file may use it.
-    fn read(path: &Path) -> Result<Self, AskError> {
-        let shown = path.display();
-        let mut text = String::new();
-        let read = File::open(path).and_then(|file| file.take(LONGEST_TOKEN_FILE).read_to_string(&mut text));
-        let instead = "set LIVEMILL_API_TOKEN, or name the server's file with --token-file";
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(AskError::Token(format!("there is no token: there is no file \"{shown}\"; {instead}")))
-            }
-            Err(error) => {
-                let why = crate::log::queue::describe(&error);
-                Err(AskError::Token(format!("cannot read the token in \"{shown}\": {why}; {instead}")))
-            }
-            Ok(_) if !is_sendable(text.trim_end()) => Err(AskError::Token(format!("\"{shown}\" holds no token"))),
-            Ok(_) => Ok(Self { token: text.trim_end().to_owned(), origin: format!("\"{shown}\"") }),
-        }
-    }
-}
-
-/// It stands in a line of a request.
-fn is_sendable(token: &str) -> bool {
-    !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic())
-}
-
 /// Why it was not done.
 #[derive(Debug, Error)]
 enum CtlError {
@@ -578,7 +539,6 @@ const BASE: &str = "/api/v1";
 const API_OFF: &str = "there is no API to ask: the configuration says \"api off\"";
 const SOCKET_OFF: &str =
     "the configuration says \"api_socket off\": name the address of the API with --url http://HOST:PORT";
-const LONGEST_TOKEN_FILE: u64 = 4096;
 /// The longest page there is.
 const MOST: u16 = 1000;
 const FAILED: u8 = 1;
@@ -710,22 +670,5 @@ mod tests {
         assert_eq!(said(404, &problem("Not Found", "")), "Not Found");
         assert_eq!(said(401, ""), "the server does not accept the token from \"api.token\"");
         assert_eq!(said(404, "<html>"), "what answers is not livemill's API (status 404)");
-    }
-
-    #[test]
-    fn the_token_is_where_it_is_said_to_be_or_the_reason_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        let find = || Token::read(&path).map(|token| token.token).map_err(|error| error.to_string());
-        assert!(find().unwrap_err().starts_with("there is no token: "));
-        for (text, expected) in
-            [("s3cret\n", Ok("s3cret")), ("", Err("")), ("two words", Err("")), ("a\r\nX: b", Err(""))]
-        {
-            std::fs::write(&path, text).unwrap();
-            match expected {
-                Ok(token) => assert_eq!(find().as_deref(), Ok(token)),
-                Err(_) => assert!(find().unwrap_err().ends_with(" holds no token"), "{text:?}"),
-            }
-        }
     }
 }
