@@ -15,10 +15,7 @@ use crate::{
         snapshot::{Client, Snapshot, StreamNow},
     },
     config::{Application, Config, ListenAddress, Server, http::statistics::Statistics},
-    media::{
-        codec::{AudioCodec, VideoCodec},
-        key::StreamKey,
-    },
+    media::{codec::AudioCodec, key::StreamKey},
 };
 
 /// The whole document.
@@ -313,7 +310,8 @@ impl MetaPart {
                 // The modules leave out what FLV had no number for; whoever looks wants to know that it is H265.
                 codec: Some(codec.name()).filter(|name| *name != UNKNOWN),
                 profile: info.as_ref().map(|info| info.profile),
-                compat: info.as_ref().filter(|_| *codec == VideoCodec::Avc).map(|info| info.compatibility),
+                // 0 for codecs without: there are exporters that know no picture without one.
+                compat: info.as_ref().map(|info| info.compatibility),
                 level: info.as_ref().map(|info| info.level).filter(|level| *level > 0.0),
             }
         });
