@@ -468,6 +468,33 @@ fn check_json(value: &Value, ports: &[u16]) {
     }
 }
 
+#[test]
+fn who_leaves_statistics_open_is_told_at_start_and_by_check() {
+    let server = TestServer::start_http(
+        Kind::Livemill,
+        "rtmp { server { listen 127.0.0.1:@port@; application live { live on; } } }
+http { access_log off; server { listen 127.0.0.1:@port2@; location /near { rtmp_stat all; } }
+    server { listen @port3@;
+        location /stat { rtmp_stat all; }
+        location /control { rtmp_control drop; }
+        location /kept { allow 127.0.0.1; deny all; rtmp_stat all; rtmp_control all; } } }",
+    );
+    let file = server.dir().join("conf/test.conf");
+    let check = Command::new(env!("CARGO_BIN_EXE_livemill")).arg("check").arg(&file).output().expect("it starts");
+    let report = String::from_utf8(check.stdout).expect("it is UTF-8");
+    let told: Vec<&str> = report.lines().filter(|line| line.contains("is open to the world")).collect();
+    let advice = "guard it with `allow 127.0.0.1; deny all;`";
+    let notes = [(8, "rtmp_stat"), (9, "rtmp_control")]
+        .map(|(line, name)| format!("{}:{line}: \"{name}\" is open to the world: {advice}", file.display()));
+    assert_eq!(told, notes.each_ref().map(|note| format!("note: {note}")), "{report}");
+    for note in &notes {
+        server.wait_for_log(&[note], PATIENCE);
+    }
+    assert_eq!(server.log().matches("is open to the world").count(), 2);
+    // It is said, and left as nginx has it.
+    assert_eq!(ask(server.other_port(2), "GET", "/stat", &[]).status, 200);
+}
+
 /// Two hundred who ask for a large document and read next to nothing of it.
 #[test]
 fn slow_readers_share_what_they_read() {

@@ -269,7 +269,9 @@ impl<'a> ClientPart<'a> {
         let timestamp = match publishing {
             true => stream.clock_ms,
             // Where it is on the line of the stream; RTMP's clock begins anew after 2^32 ms.
-            false => readings.audio_ms.max(readings.video_ms).map_or(0, |newest| (newest - pulse.queue_ms) as u32),
+            false => {
+                readings.audio_ms.max(readings.video_ms).map_or(0, |newest| (newest - pulse.queue_ms).max(0) as u32)
+            }
         };
         Self {
             id: who.id,
