@@ -109,6 +109,13 @@ fn lists_are_filtered_sorted_and_paged_while_streams_come_and_go() {
     for path in ["/api/v1/streams/other/deep/er", "/api/v1/streams/other/deep%2Fer"] {
         assert_eq!(caller.get(path).json()["name"], "deep/er");
     }
+    // By age, the oldest first; and page by page, though all of them grow older meanwhile.
+    let mut path = "/api/v1/streams?sort=age&limit=1".to_owned();
+    for expected in ["s0", "s1", "s2", "s3", "s4", "deep/er"] {
+        let page = caller.get(&path);
+        assert_eq!(texts(&page.items(), "name"), [expected]);
+        path = format!("/api/v1/streams?sort=age&limit=1&cursor={}", page.json()["next"].as_str().unwrap_or_default());
+    }
     let first = caller.get("/api/v1/streams?limit=2").json();
     assert_eq!(first["total"], 6);
     let next = first["next"].as_str().expect("there is more").to_owned();
@@ -551,6 +558,18 @@ fn the_environment_gives_the_token_and_a_second_server_keeps_its_hands_off_the_f
         &[("Host", "x"), ("Authorization", "Bearer given")],
     );
     assert_eq!(over_socket.json()["pid"], first.pid());
+}
+
+#[test]
+fn where_no_token_can_be_kept_the_server_goes_on_without_its_api() {
+    let text = format!("api_listen 127.0.0.1:@api@;\napi_socket off;\napi_token_file /proc/none/token;\n{LIVE}");
+    let server = TestServer::start_http(Kind::Livemill, &text);
+    server.wait_for_log(&["the API is off", "/proc/none/token", "LIVEMILL_API_TOKEN"], SOON);
+    assert!(TcpStream::connect(("127.0.0.1", server.api_port())).is_err());
+    let given = TestServer::start_with_environment(&text, &[], &[("LIVEMILL_API_TOKEN", "given")]);
+    let headers = [("Host", "localhost"), ("Authorization", "Bearer given")];
+    assert_eq!(ask(given.api_port(), "GET", "/api/v1/server", &headers, None).status, 200);
+    assert_eq!(ask(given.api_port(), "GET", "/api/v1/children", &headers, None).json()["total"], 0);
 }
 
 #[test]
