@@ -36,6 +36,8 @@ APT_NEEDS=(
 # Web players, as their projects publish them, and what drives the browser (the newest that Debian's node 18 can run).
 NPM_NEEDS=(hls.js@1.7.4 mpegts.js@1.8.2 dashjs@5.2.1 video.js@8.24.1 puppeteer-core@24.8.2)
 IMAGEIO_FFMPEG_VERSION=0.8.1 # carries ffmpeg 9, which speaks Enhanced RTMP; Debian's does not
+SCHEMATHESIS_VERSION=4.32.5      # holds the API against its own document
+PROMETHEUS_CLIENT_VERSION=0.26.0 # reads the metrics as Prometheus does
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 TOOLS="$PWD/target/test-tools"
@@ -130,9 +132,25 @@ install_packages() {
 
 new_ffmpeg() { ls "$TOOLS"/venv/lib/python3*/site-packages/imageio_ffmpeg/binaries/ffmpeg-* 2>/dev/null | head -1; }
 
-install_new_ffmpeg() {
-  [ -x "$TOOLS/venv/bin/pip" ] || "$SYSTEM_PYTHON" -m venv "$TOOLS/venv" || return 1
-  "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "imageio-ffmpeg==$IMAGEIO_FFMPEG_VERSION"
+# install_python PACKAGE==VERSION...: into a virtual environment of the tests' own.
+install_python() {
+  # By its interpreter: the `pip` of an environment that was copied installs into the one it was copied from.
+  "$TOOLS/venv/bin/python3" -m pip --version >/dev/null 2>&1 || "$SYSTEM_PYTHON" -m venv "$TOOLS/venv" || return 1
+  "$TOOLS/venv/bin/python3" -m pip install --quiet --disable-pip-version-check "$@"
+}
+
+install_new_ffmpeg() { install_python "imageio-ffmpeg==$IMAGEIO_FFMPEG_VERSION"; }
+
+# has_python PACKAGE==VERSION: is this Python package here in this version?
+has_python() {
+  "$TOOLS/venv/bin/python3" -c 'import sys; from importlib.metadata import version; sys.exit(version(sys.argv[1]) != sys.argv[2])' \
+    "${1%==*}" "${1##*==}" >/dev/null 2>&1
+}
+
+PYTHON_NEEDS=("schemathesis==$SCHEMATHESIS_VERSION" "prometheus_client==$PROMETHEUS_CLIENT_VERSION")
+missing_python() {
+  local need
+  for need in "${PYTHON_NEEDS[@]}"; do has_python "$need" || echo "$need"; done
 }
 
 # has_npm NAME@VERSION: is this npm package here in this version?
@@ -200,6 +218,14 @@ prepare() {
       install_new_ffmpeg
     fi
     [ -n "$(new_ffmpeg)" ] || absent+=("a newer ffmpeg: PyPI package imageio-ffmpeg $IMAGEIO_FFMPEG_VERSION in target/test-tools/venv")
+  fi
+
+  if [ -n "$(missing_python)" ]; then
+    if [ "$install" = yes ] && has python-venv; then
+      echo "fetching what checks the API (PyPI packages ${PYTHON_NEEDS[*]}, into target/test-tools/venv)"
+      install_python "${PYTHON_NEEDS[@]}"
+    fi
+    [ -z "$(missing_python)" ] || absent+=("PyPI packages in target/test-tools/venv: $(missing_python | tr '\n' ' ')")
   fi
 
   if [ -n "$(missing_npm)" ]; then

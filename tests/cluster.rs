@@ -308,7 +308,7 @@ fn two_servers_that_pull_from_each_other_find_what_is_there_and_nothing_else() {
     for urls in [["rtmp://127.0.0.1:@/live"; 2], ["http://127.0.0.1:@2/live/$name.flv"; 2]] {
         let ports = [free_ports(), free_ports()];
         let other = |at: usize| {
-            let [rtmp, http, _] = ports[1 - at];
+            let [rtmp, http, ..] = ports[1 - at];
             let url = urls[at].replace("@2", &http.to_string()).replace('@', &rtmp.to_string());
             TestServer::start_at(Livemill, ports[at], &config(&format!("live on; pull {url};")))
         };

@@ -268,7 +268,7 @@ fn a_player_may_do_without_picture_or_sound() {
     ask(&mut player, "receiveAudio", false);
     publisher.audio(1090, 2);
     publisher.send_frames(28..30);
-    assert_eq!(sounds(&until_frame(&mut player, 29)), []);
+    assert_eq!(sounds(&until_frame(&mut player, 29)), [0_u8; 0]);
     ask(&mut player, "receiveAudio", true);
     publisher.audio(1200, 3);
     publisher.audio(1220, 99);

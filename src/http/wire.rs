@@ -92,7 +92,7 @@ impl Progress {
 
     /// Ends when somebody has taken longer than this to read what he was answered, however little he reads at a time.
     pub async fn too_slow_to_read(&self, patience: Duration) {
-        let mut tick = interval((patience / 10).max(SHORTEST_TICK));
+        let mut tick = interval((patience / 40).max(SHORTEST_TICK));
         loop {
             tick.tick().await;
             if self.unread_since.get().is_some_and(|since| since.elapsed() >= patience) {

@@ -9,6 +9,7 @@
 //! - [`tools`], [`fixtures`], [`flv`], [`playing`]: ffmpeg, GStreamer and librtmp; what they publish; what came out.
 //! - [`playlist_rules`], [`manifest_rules`], [`fragments`]: what HLS and DASH must say, and when fragments of MP4 are.
 //! - [`hook_server`]: an endpoint for hooks that writes down what it is asked and answers as a test wants.
+//! - [`api`]: a caller of livemill's own API.
 //! - [`http`]: answers over HTTP as they come, FLV files and WebSocket frames in them.
 //! - [`exchange`]: one request in raw bytes, and its whole answer.
 //! - [`playlist`]: HLS playlists as a player reads them.
@@ -20,6 +21,7 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub mod api;
 pub mod core_wait;
 pub mod exchange;
 pub mod far_end;

@@ -44,14 +44,12 @@ impl Ask {
         self.path.get(index).map(String::as_str).unwrap_or_default()
     }
 
-    /// A part of the path that is a number. One that is too large is nobody's.
+    /// A part of the path that is a number, as JSON has them.
     pub fn id(&self) -> Result<u64, Problem> {
         let text = self.part(0);
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !is_number {
-            return Err(Problem::bad("an id is a number"));
-        }
-        Ok(text.parse().unwrap_or(u64::MAX))
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        let id = text.parse().ok().filter(|id| is_number && *id <= i64::MAX as u64);
+        id.ok_or_else(|| Problem::bad("an id is a number from 0 to 2^63 - 1"))
     }
 
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
@@ -214,7 +212,7 @@ mod tests {
 
     #[test]
     fn odd_queries_are_refused_and_not_repeated() {
-        for bad in ["a=1&a=2", "a=1&%61=2", "a=%ff", &"x&y".repeat(1)] {
+        for bad in ["a=1&a=2", "a=1&%61=2", "a=%ff", "x&y"] {
             let problem = Query::parse(bad).and_then(|query| query.finish()).expect_err(bad);
             assert_eq!(problem.status, StatusCode::BAD_REQUEST);
             assert!(!problem.detail.contains('='), "{problem:?}");

@@ -171,7 +171,7 @@ pub struct WithPlayers {
 #[into_params(parameter_in = Query)]
 pub struct Banning {
     /// Kept out for so long: `60s`, `5m`, a bare number is seconds.
-    #[param(pattern = "^[1-9][0-9]{0,6}[smh]?$")]
+    #[param(pattern = "^([0-9]+(ms|[smhdwMy])?)+$")]
     pub ban: Option<String>,
     /// By which it is known: `both` unless told otherwise. Nothing without `ban`.
     #[param(pattern = "^(both|address|name)$")]

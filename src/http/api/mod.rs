@@ -80,7 +80,7 @@ pub const ROUTES: &[Route] = &[
 /// One thing that can be asked for.
 pub struct Route {
     pub method: Method,
-    /// `{name}` may hold slashes; other parts in braces may not.
+    /// `{name}` may hold slashes; other parts in braces may not. Where a name ends in `/redirect`, that slash is encoded.
     pub path: &'static str,
     pub run: fn(Ask) -> LocalBoxFuture<'static, Result<Reply, Problem>>,
 }
@@ -231,7 +231,7 @@ fn parts(pattern: &str, path: &str) -> Option<Vec<String>> {
     let Some(after) = after else { return rest.is_empty().then_some(found) };
     let (_, name) = match (after, rest.split_last()) {
         (_, None) => return None,
-        ("", Some(_)) => ("", &rest[..]),
+        ("", Some((last, before))) if before.is_empty() || *last != "redirect" => ("", &rest[..]),
         (after, Some((last, name))) if after == *last && !name.is_empty() => (after, name),
         _ => return None,
     };
@@ -266,7 +266,7 @@ mod tests {
             ),
             (
                 Method::DELETE,
-                "/api/v1/streams/live/a/redirect",
+                "/api/v1/streams/live/a%2Fredirect",
                 "DELETE /api/v1/streams/{app}/{name}",
                 &["live", "a/redirect"],
             ),
@@ -291,6 +291,7 @@ mod tests {
             (Method::POST, "/api/v1/streams/live/redirect", 405),
             (Method::OPTIONS, "/api/v1/clients", 405),
             (Method::PATCH, "/api/v1/clients/7", 405),
+            (Method::DELETE, "/api/v1/streams/live/a/redirect", 405),
         ] {
             assert_eq!(found(method, path), Err(expected), "{path}");
         }

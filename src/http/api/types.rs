@@ -363,6 +363,7 @@ pub struct Lifted {
 #[serde(deny_unknown_fields)]
 pub struct RedirectClient {
     /// What follows `?` are arguments.
+    #[schema(min_length = 1, max_length = 1024)]
     pub to: String,
 }
 
@@ -371,6 +372,7 @@ pub struct RedirectClient {
 #[serde(deny_unknown_fields)]
 pub struct RedirectStream {
     /// What follows `?` are arguments.
+    #[schema(min_length = 1, max_length = 1024)]
     pub to: String,
     #[serde(default)]
     pub role: RedirectRole,
@@ -396,6 +398,7 @@ pub struct NewRelay {
     pub server: Option<String>,
     pub app: String,
     pub name: String,
+    #[schema(pattern = "^[A-Za-z]+://")]
     pub url: String,
 }
 
@@ -424,6 +427,7 @@ pub struct NewBan {
     pub role: Option<Role>,
     /// As nginx writes times: `60s`, `5m`, a bare number is seconds.
     #[serde(rename = "for")]
+    #[schema(pattern = "^([0-9]+(ms|[smhdwMy])?)+$")]
     pub lasts: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
