@@ -19,6 +19,7 @@ use crate::process::{self, PidFile, Privileges, ProcessError, Signal};
 use crate::server;
 
 pub mod banner;
+pub mod ctl;
 pub mod health;
 pub mod publish_key;
 
@@ -86,6 +87,7 @@ enum Command {
         file: PathBuf,
     },
     Bench(Box<crate::bench::BenchArgs>),
+    Ctl(Box<ctl::CtlArgs>),
     /// Ask a running server for a handshake; exit 0 if it answers, 1 if not.
     Health {
         /// HOST:PORT; without it the address in the configuration (-c), else 127.0.0.1:1935.
@@ -95,15 +97,16 @@ enum Command {
 }
 
 fn run(args: Vec<OsString>) -> ExitCode {
-    let is_check = args.iter().skip(1).any(|arg| arg == "check");
+    let command = args.iter().skip(1).find_map(|arg| ["check", "ctl"].into_iter().find(|command| arg == command));
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
-        Err(error) => return refuse(&error, is_check),
+        Err(error) => return refuse(&error, command),
     };
     let outcome = match &arguments.command {
         Some(Command::Check { file }) => return check(file, &arguments),
         Some(Command::Health { address }) => ask_health(address.as_deref(), &arguments),
         Some(Command::Bench(bench)) => return crate::bench::command((**bench).clone()),
+        Some(Command::Ctl(ctl)) => return ctl::command(ctl, || named_config(&arguments)),
         None => run_as_nginx(&arguments),
     };
     match outcome {
@@ -287,6 +290,13 @@ fn ask_health(address: Option<&str>, arguments: &Arguments) -> Result<(), Failed
     Ok(())
 }
 
+// ---- ctl ----
+
+/// The configuration that was named; None: none was.
+fn named_config(arguments: &Arguments) -> Result<Option<Config>, String> {
+    config_file(arguments).map(|file| load(&file, arguments)).transpose().map_err(|error| error.to_string())
+}
+
 // ---- start ----
 
 fn start(arguments: &Arguments) -> Result<(), Failed> {
@@ -446,14 +456,18 @@ fn version(with_build: bool) -> String {
 }
 
 /// What clap found wrong, in nginx's words.
-fn refuse(error: &clap::Error, is_check: bool) -> ExitCode {
+fn refuse(error: &clap::Error, command: Option<&str>) -> ExitCode {
     if error.kind() == ErrorKind::DisplayHelp {
         out(&error.to_string());
         return ExitCode::SUCCESS;
     }
-    err(&format!("livemill: {}\n", describe(error)));
-    // 1 is an answer of `check`, so a question that was not understood needs another code.
-    if is_check { ExitCode::from(BROKEN) } else { ExitCode::FAILURE }
+    match command {
+        // It has commands and options of its own, which nginx has no words for.
+        Some("ctl") => err(&error.to_string()),
+        _ => err(&format!("livemill: {}\n", describe(error))),
+    }
+    // 1 is an answer of `check` and of `ctl`, so a question that was not understood needs another code.
+    if command.is_some() { ExitCode::from(BROKEN) } else { ExitCode::FAILURE }
 }
 
 fn describe(error: &clap::Error) -> String {
@@ -530,6 +544,7 @@ Usage: livemill [-?hvVtTq] [-s signal] [-p prefix]
                 [--api-port number]
        livemill check FILE
        livemill health [--address HOST:PORT] [-c filename]
+       livemill ctl [--json] [-c filename] COMMAND
        livemill bench [URL] [--players N] [--publishers N] ...
 
 Without -c and -p: a server for RTMP on port 1935 with the application
@@ -559,6 +574,9 @@ Commands:
   check         : report what livemill does with each directive of a file;
                   exits 0 if nothing is lost, 1 if something is, 2 if broken
   health        : ask a running server for a handshake; exits 0 if it answers
+  ctl           : look at a running server and steer it: stat, streams, clients,
+                  slowest, drop, redirect, relays, bans; livemill ctl --help
+                  says how
   bench         : put a server under load; livemill bench --help says how
 "
 );

@@ -101,6 +101,7 @@ const FORBIDDEN: &[Rule] = &[
 
 /// The files of `src` that may read the monotonic clock of the system; everyone else is told the time.
 const CLOCK_READERS: &[(&str, &str)] = &[
+    ("src/cli/ctl/client.rs", "a command of its own, with a deadline for its answer"),
     ("src/cli/health.rs", "a command of its own, with a deadline for its answer"),
     ("src/log/error.rs", "notes when the log began, to say how often a line was held back"),
     ("src/log/queue.rs", "the writer's own thread waits by the clock"),

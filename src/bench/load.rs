@@ -17,6 +17,7 @@ use super::clock::now_ns;
 use super::histogram::Histogram;
 use super::http::{HttpViewer, Page};
 use super::media::{self, Schedule, Shape, Stamp};
+use super::poll::{Polled, Pollers, Polling};
 use super::tally::{Tally, Viewing};
 use super::usage::{self, Usage};
 use super::{BenchError, progress};
@@ -41,6 +42,7 @@ pub struct Plan {
     pub warmup: Duration,
     pub window: Duration,
     pub server_pid: Option<u32>,
+    pub polling: Polling,
 }
 
 /// What came of it.
@@ -65,6 +67,8 @@ pub struct Outcome {
     pub server: Option<[Usage; 3]>,
     /// CPU time of this process in the window.
     pub tool_cpu_ns: u64,
+    /// One for each address that was asked meanwhile.
+    pub polled: Vec<Polled>,
     /// Why connections failed, the first few.
     pub complaints: Vec<String>,
 }
@@ -93,6 +97,7 @@ struct Load<'a> {
     usage_start: Option<Usage>,
     tool_start: Usage,
     sampled_at: u64,
+    pollers: Option<Pollers>,
     outcome: Outcome,
 }
 
@@ -158,6 +163,7 @@ impl<'a> Load<'a> {
             usage_start: None,
             tool_start: Usage::default(),
             sampled_at: 0,
+            pollers: None,
             outcome: Outcome::default(),
         })
     }
@@ -250,6 +256,7 @@ impl<'a> Load<'a> {
             Phase::Settle => {
                 if elapsed >= SETTLE {
                     self.outcome.tally.in_window = true;
+                    self.pollers = Some(Pollers::start(&self.plan.polling));
                     self.enter(Phase::Window, now);
                 }
             }
@@ -491,6 +498,8 @@ impl<'a> Load<'a> {
     }
 
     fn finish(mut self) -> Outcome {
+        // While everybody is still here: the last answers are to be about them.
+        self.outcome.polled = self.pollers.take().map(Pollers::finish).unwrap_or_default();
         let mut frames = (u64::MAX, 0);
         for connection in &self.connections {
             match &connection.part {

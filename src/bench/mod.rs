@@ -3,6 +3,7 @@
 //! - [`load`]: sockets, epoll and the phases of a run. One thread, raw epoll: a task per player would cost more than the player.
 //! - [`client`]: the RTMP dialogue of one connection; [`http`]: a viewer over HTTP-FLV.
 //! - [`media`]: the generated stream, each frame with its time of sending inside.
+//! - [`poll`]: who looks at statistics over HTTP meanwhile, each on a thread of its own.
 //! - [`tally`], [`histogram`], [`usage`]: what was lost and late, and what it cost. [`report`] says it.
 //! - [`floor`]: the least a server could do, to hold the others against.
 
@@ -13,6 +14,7 @@ pub mod histogram;
 pub mod http;
 pub mod load;
 pub mod media;
+pub mod poll;
 pub mod report;
 pub mod tally;
 pub mod usage;
@@ -30,6 +32,7 @@ use client::Destination;
 use http::Page;
 use load::Plan;
 use media::Shape;
+use poll::{Place, Polling};
 pub use report::Report;
 
 use crate::protocol::rtmp::url::{RtmpUrl, UrlError};
@@ -78,10 +81,20 @@ pub struct BenchArgs {
     /// The server's process: its CPU time and memory are read, with those of its children.
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
+    /// Ask this address (http://HOST[:PORT]/PATH) during the measurement, each time over a new connection; may be given
+    /// several times, and each is asked at its own pace.
+    #[arg(long, value_name = "URL")]
+    pub poll: Vec<String>,
+    /// From one request for such an address to the next.
+    #[arg(long, value_name = "MS", default_value_t = 250)]
+    pub poll_every: u64,
+    /// Sent to these addresses as `Authorization: Bearer TOKEN`.
+    #[arg(long, value_name = "TOKEN")]
+    pub poll_token: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Exit with 1 when anybody was cut off or any frame was lost.
+    /// Exit with 1 when anybody was cut off, any frame was lost or any address that was polled failed.
     #[arg(long)]
     pub strict: bool,
 }
@@ -116,6 +129,8 @@ pub enum BenchError {
     Tls,
     #[error("--play {0}: http://HOST[:PORT]/APP/NAME.flv is meant")]
     Play(String),
+    #[error("--poll {0}: http://HOST[:PORT]/PATH is meant, and a token without spaces")]
+    Poll(String),
     #[error("{0} has no address")]
     NoAddress(String),
     #[error("--{option} {value}: {why}")]
@@ -136,7 +151,7 @@ pub fn run(args: BenchArgs) -> Result<Report, BenchError> {
         match floor::serve(floor)? {}
     }
     let plan = plan(&args)?;
-    let connections = args.publishers + args.players + args.slow + args.idle;
+    let connections = args.publishers + args.players + args.slow + args.idle + args.poll.len();
     raise_open_files(connections)?;
     let outcome = load::run(&plan)?;
     Ok(Report::new(&args, &outcome))
@@ -189,7 +204,13 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
         warmup: seconds("warmup", args.warmup)?,
         window: seconds("duration", args.duration)?,
         server_pid: args.server_pid,
+        polling: polling(args)?,
     })
+}
+
+fn polling(args: &BenchArgs) -> Result<Polling, BenchError> {
+    let places = args.poll.iter().map(|url| Place::new(url, args.poll_token.as_deref())).collect::<Result<_, _>>()?;
+    Ok(Polling { places, every: Duration::from_millis(args.poll_every.max(1)) })
 }
 
 /// Where the players of each stream go over HTTP.

@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::BenchArgs;
 use super::histogram::Histogram;
 use super::load::Outcome;
+use super::poll::Polled;
 
-/// One flat object, so that a shell script finds a field by its name.
+/// One object whose fields have names of their own, so that a shell script finds each by its name.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub url: String,
@@ -63,7 +64,24 @@ pub struct Report {
     /// What each player, slow player and idle connection added.
     pub server_rss_kib_per_connection: Option<f64>,
     pub server_processes: Option<usize>,
+    pub polls: Vec<Poll>,
     pub complaints: Vec<String>,
+}
+
+/// An address that was asked during the measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Poll {
+    pub poll_url: String,
+    /// Whole ones with status 200. All that follows is of these.
+    pub poll_answers: u64,
+    pub poll_failures: u64,
+    pub poll_bytes: u64,
+    /// From before the TCP connection to the last byte.
+    pub poll_ms_p50: f64,
+    pub poll_ms_p99: f64,
+    pub poll_ms_max: f64,
+    /// Why the first one failed.
+    pub poll_complaint: Option<String>,
 }
 
 impl Report {
@@ -123,21 +141,50 @@ impl Report {
                 round((end.rss_bytes as f64 - before.rss_bytes as f64) / 1024.0 / joined as f64)
             }),
             server_processes: outcome.server.map(|[_, _, end]| end.processes),
+            polls: outcome.polled.iter().map(Poll::new).collect(),
             complaints: outcome.complaints.clone(),
         }
     }
 
-    /// Everybody got in and stayed, and got every frame once and in order.
+    /// Everybody got in and stayed, and got every frame once and in order; whoever asked got an answer.
     pub fn is_clean(&self) -> bool {
         self.publishers_live == self.publishers
             && self.players_ready == self.players
             && self.idle_ready == self.idle
             && self.publishers_cut_off + self.players_cut_off + self.idle_cut_off == 0
             && self.frames_lost + self.frames_duplicated + self.frames_reordered + self.frames_foreign == 0
+            && self.polls.iter().all(|poll| poll.poll_failures == 0 && poll.poll_answers > 0)
     }
 
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("numbers and strings are always JSON")
+    }
+}
+
+impl Poll {
+    fn new(polled: &Polled) -> Self {
+        Self {
+            poll_url: polled.url.clone(),
+            poll_answers: polled.answer_ns.count(),
+            poll_failures: polled.failures,
+            poll_bytes: polled.bytes,
+            poll_ms_p50: ms(&polled.answer_ns, 0.5),
+            poll_ms_p99: ms(&polled.answer_ns, 0.99),
+            poll_ms_max: ms(&polled.answer_ns, 1.0),
+            poll_complaint: polled.complaint.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Poll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { poll_url, poll_answers, poll_failures, poll_ms_p50, poll_ms_p99, poll_ms_max, .. } = self;
+        let each = self.poll_bytes.checked_div(*poll_answers).unwrap_or_default() / 1024;
+        write!(f, "{poll_answers} answers of {each} KiB")?;
+        if let Some(complaint) = &self.poll_complaint {
+            write!(f, ", {poll_failures} failed ({complaint})")?;
+        }
+        write!(f, ", p50 {poll_ms_p50}  p99 {poll_ms_p99}  max {poll_ms_max} ms  {poll_url}")
     }
 }
 
@@ -223,6 +270,9 @@ impl fmt::Display for Report {
         )?;
         if self.tool_cpu_share > BUSY {
             row(f, "", "the tool is short of CPU time itself: its latencies are not the server's")?;
+        }
+        for poll in &self.polls {
+            row(f, "polled", &poll.to_string())?;
         }
         for complaint in &self.complaints {
             row(f, "complaint", complaint)?;

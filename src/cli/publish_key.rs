@@ -80,8 +80,12 @@ impl Places {
 
     /// The token to ask of whoever calls the API, in the same way; `file` where the configuration names one.
     pub fn find_api_token(&self, file: Option<&Path>) -> Result<FoundKey, KeyError> {
-        let usual = || self.state_folder().join(API_TOKEN.file);
-        API_TOKEN.find(self.api_token.as_ref(), || file.map_or_else(usual, Path::to_owned))
+        API_TOKEN.find(self.api_token.as_ref(), || file.map_or_else(|| self.api_token_file(), Path::to_owned))
+    }
+
+    /// Where the token is kept unless the configuration says otherwise.
+    pub fn api_token_file(&self) -> PathBuf {
+        self.state_folder().join(API_TOKEN.file)
     }
 
     /// Where the control socket is unless the configuration says otherwise.
@@ -211,7 +215,9 @@ fn is_usable(key: &str) -> bool {
 }
 
 const PUBLISH_KEY: Secret = Secret { what: "publish key", variable: "LIVEMILL_PUBLISH_KEY", file: "publish.key" };
-const API_TOKEN: Secret = Secret { what: "API token", variable: "LIVEMILL_API_TOKEN", file: "api.token" };
+const API_TOKEN: Secret = Secret { what: "API token", variable: API_TOKEN_VARIABLE, file: "api.token" };
+/// The environment variable that takes the place of the kept token.
+pub const API_TOKEN_VARIABLE: &str = "LIVEMILL_API_TOKEN";
 const CONTROL_SOCKET: &str = "control.sock";
 /// 256 bits: not to be guessed.
 const KEY_BYTES: usize = 32;

@@ -167,6 +167,8 @@ pub struct OfServer {
 pub struct WithPlayers {
     /// Those who watch, too.
     pub players: Option<bool>,
+    /// `false` with `players=true`: those who watch alone.
+    pub publisher: Option<bool>,
 }
 
 #[derive(IntoParams)]

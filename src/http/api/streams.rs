@@ -75,15 +75,22 @@ pub async fn one(mut ask: Ask) -> Result<Reply, Problem> {
     Reply::ok(&Beside::of(&seen).stream(stream))
 }
 
-/// Sends the publisher of a stream away, and with `players=true` everybody who watches it. Nobody there is no error.
+/// Sends the publisher of a stream away, and with `players=true` everybody who watches it; with `publisher=false` those alone.
+/// Nobody there is no error.
 #[utoipa::path(
     delete, path = "/api/v1/streams/{app}/{name}", tag = "streams",
     params(document::StreamPath, document::OfServer, document::WithPlayers, document::Banning),
     responses((status = 200, body = types::Dropped), (status = 409, description = "there are too many bans"))
 )]
 pub async fn drop_stream(mut ask: Ask) -> Result<Reply, Problem> {
+    let with_publisher = ask.query.take_flag("publisher")?.unwrap_or(true);
     let with_players = ask.query.take_flag("players")?.unwrap_or(false);
-    let role = if with_players { None } else { Some(ClientRole::Publisher) };
+    let role = match (with_publisher, with_players) {
+        (true, false) => Some(ClientRole::Publisher),
+        (false, true) => Some(ClientRole::Player),
+        (true, true) => None,
+        (false, false) => return Err(Problem::bad("\"publisher=false\" without \"players=true\" leaves nobody")),
+    };
     let select = Selection { role, ..selection(&mut ask) };
     drop_selected(ask, select).await
 }
