@@ -355,6 +355,60 @@ fn other_names_are_those_that_the_configuration_says() {
     }
 }
 
+#[test]
+fn no_secret_is_in_any_answer() {
+    let text = "rtmp { server { listen 127.0.0.1:@port@; application live { live on; publish_key hush-key;
+         on_publish_done http://127.0.0.1:9/done?secret=hush; push rtmp://127.0.0.1:9/live/x?key=hush;
+         exec sleep 60 rtmp://127.0.0.1/x?key=hush; } } }";
+    let server = TestServer::start_with_api(text);
+    let caller = Caller::of(&server);
+    for _ in 0..2 {
+        let (publisher, _) = RtmpPeer::publish(server.port(), "live?app=hush", "one?key=hush-key&arg=hush");
+        let (_player, _) = RtmpPeer::play(server.port(), "live?app=hush", "one?arg=hush");
+        items(&caller, "/api/v1/clients", 2);
+        items(&caller, "/api/v1/children", 1);
+        items(&caller, "/api/v1/relays", 1);
+        for route in livemill::http::api::ROUTES.iter().filter(|route| route.method.as_str() == "GET") {
+            let id = caller.get("/api/v1/clients").items()[0]["id"].to_string();
+            let path = route.path.replace("{app}", "live").replace("{name}", "one").replace("{id}", &id);
+            let answer = caller.get(&path);
+            assert!(answer.status == 200 || path.contains("/relays/"), "{path}: {answer:?}");
+            assert!(!answer.text.contains("hush") && !answer.text.contains(&caller.token), "{path}: {}", answer.text);
+        }
+        // What it owes its hooks is told, and fails.
+        drop(publisher);
+        wait::until("the hook was called", SOON, || {
+            let hooks = caller.get("/api/v1/hooks").json();
+            hooks["endpoints"].as_array().is_some_and(|endpoints| !endpoints.is_empty()).then_some(())
+        });
+    }
+    server.wait_for_log(&["not heard", "publish_done"], SOON);
+    assert!(!server.log().contains(&caller.token));
+}
+
+#[test]
+fn what_follows_a_request_without_being_asked_for_is_not_taken_for_one() {
+    let (mut server, caller) = start();
+    let bearer = format!("Bearer {}", caller.token);
+    let headers = [("Host", "localhost"), ("Authorization", bearer.as_str()), ("Content-Length", "10000000000")];
+    let began = Instant::now();
+    let answer = ask(caller.port, "GET", "/api/v1/server", &headers, Some(""));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!([200, 400].contains(&answer.status), "{answer:?}");
+    let many: String = (0..1000)
+        .map(|_| request("GET", "/api/v1/openapi.json", &headers[..2], None).replace("Connection: close\r\n", ""))
+        .collect();
+    let mut socket = TcpStream::connect(("127.0.0.1", caller.port)).expect("it listens");
+    assert_eq!(caller.get("/api/v1/openapi.json").status, 200);
+    let before = server.anonymous_kib();
+    let _ = socket.write_all(many.as_bytes());
+    assert_eq!(caller.get("/api/v1/server").status, 200);
+    let grown = server.anonymous_kib().saturating_sub(before);
+    assert!(grown < 2 << 10, "requests ahead of their answers are bounded: {grown} KiB");
+    show(&format!("1000 requests ahead of their answers: {grown} KiB"));
+    assert!(server.is_alive());
+}
+
 // --- hostile input --------------------------------------------------------------------------------------------------------------
 
 #[test]
