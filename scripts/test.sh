@@ -29,6 +29,7 @@ APT_NEEDS=(
   "gio-tls:glib-networking"
   "python-venv:python3-venv"
   "chromium:chromium"
+  "xsltproc:xsltproc"
   "node:nodejs"
   "npm:npm"
 )

@@ -335,6 +335,7 @@ fn start(arguments: &Arguments) -> Result<(), Failed> {
                     app: app.unwrap_or_default(),
                     host: banner::own_address(),
                     key: found.as_ref().map(|found| (found.key.as_str(), &found.origin)),
+                    has_api: config.api.is_some(),
                 };
                 out(&banner.text());
             })

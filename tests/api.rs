@@ -109,6 +109,13 @@ fn lists_are_filtered_sorted_and_paged_while_streams_come_and_go() {
     for path in ["/api/v1/streams/other/deep/er", "/api/v1/streams/other/deep%2Fer"] {
         assert_eq!(caller.get(path).json()["name"], "deep/er");
     }
+    // By age, the oldest first; and page by page, though all of them grow older meanwhile.
+    let mut path = "/api/v1/streams?sort=age&limit=1".to_owned();
+    for expected in ["s0", "s1", "s2", "s3", "s4", "deep/er"] {
+        let page = caller.get(&path);
+        assert_eq!(texts(&page.items(), "name"), [expected]);
+        path = format!("/api/v1/streams?sort=age&limit=1&cursor={}", page.json()["next"].as_str().unwrap_or_default());
+    }
     let first = caller.get("/api/v1/streams?limit=2").json();
     assert_eq!(first["total"], 6);
     let next = first["next"].as_str().expect("there is more").to_owned();
@@ -348,6 +355,60 @@ fn other_names_are_those_that_the_configuration_says() {
     }
 }
 
+#[test]
+fn no_secret_is_in_any_answer() {
+    let text = "rtmp { server { listen 127.0.0.1:@port@; application live { live on; publish_key hush-key;
+         on_publish_done http://127.0.0.1:9/done?secret=hush; push rtmp://127.0.0.1:9/live/x?key=hush;
+         exec sleep 60 rtmp://127.0.0.1/x?key=hush; } } }";
+    let server = TestServer::start_with_api(text);
+    let caller = Caller::of(&server);
+    for _ in 0..2 {
+        let (publisher, _) = RtmpPeer::publish(server.port(), "live?app=hush", "one?key=hush-key&arg=hush");
+        let (_player, _) = RtmpPeer::play(server.port(), "live?app=hush", "one?arg=hush");
+        items(&caller, "/api/v1/clients", 2);
+        items(&caller, "/api/v1/children", 1);
+        items(&caller, "/api/v1/relays", 1);
+        for route in livemill::http::api::ROUTES.iter().filter(|route| route.method.as_str() == "GET") {
+            let id = caller.get("/api/v1/clients").items()[0]["id"].to_string();
+            let path = route.path.replace("{app}", "live").replace("{name}", "one").replace("{id}", &id);
+            let answer = caller.get(&path);
+            assert!(answer.status == 200 || path.contains("/relays/"), "{path}: {answer:?}");
+            assert!(!answer.text.contains("hush") && !answer.text.contains(&caller.token), "{path}: {}", answer.text);
+        }
+        // What it owes its hooks is told, and fails.
+        drop(publisher);
+        wait::until("the hook was called", SOON, || {
+            let hooks = caller.get("/api/v1/hooks").json();
+            hooks["endpoints"].as_array().is_some_and(|endpoints| !endpoints.is_empty()).then_some(())
+        });
+    }
+    server.wait_for_log(&["not heard", "publish_done"], SOON);
+    assert!(!server.log().contains(&caller.token));
+}
+
+#[test]
+fn what_follows_a_request_without_being_asked_for_is_not_taken_for_one() {
+    let (mut server, caller) = start();
+    let bearer = format!("Bearer {}", caller.token);
+    let headers = [("Host", "localhost"), ("Authorization", bearer.as_str()), ("Content-Length", "10000000000")];
+    let began = Instant::now();
+    let answer = ask(caller.port, "GET", "/api/v1/server", &headers, Some(""));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!([200, 400].contains(&answer.status), "{answer:?}");
+    let many: String = (0..1000)
+        .map(|_| request("GET", "/api/v1/openapi.json", &headers[..2], None).replace("Connection: close\r\n", ""))
+        .collect();
+    let mut socket = TcpStream::connect(("127.0.0.1", caller.port)).expect("it listens");
+    assert_eq!(caller.get("/api/v1/openapi.json").status, 200);
+    let before = server.anonymous_kib();
+    let _ = socket.write_all(many.as_bytes());
+    assert_eq!(caller.get("/api/v1/server").status, 200);
+    let grown = server.anonymous_kib().saturating_sub(before);
+    assert!(grown < 2 << 10, "requests ahead of their answers are bounded: {grown} KiB");
+    show(&format!("1000 requests ahead of their answers: {grown} KiB"));
+    assert!(server.is_alive());
+}
+
 // --- hostile input --------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -551,6 +612,18 @@ fn the_environment_gives_the_token_and_a_second_server_keeps_its_hands_off_the_f
         &[("Host", "x"), ("Authorization", "Bearer given")],
     );
     assert_eq!(over_socket.json()["pid"], first.pid());
+}
+
+#[test]
+fn where_no_token_can_be_kept_the_server_goes_on_without_its_api() {
+    let text = format!("api_listen 127.0.0.1:@api@;\napi_socket off;\napi_token_file /proc/none/token;\n{LIVE}");
+    let server = TestServer::start_http(Kind::Livemill, &text);
+    server.wait_for_log(&["the API is off", "/proc/none/token", "LIVEMILL_API_TOKEN"], SOON);
+    assert!(TcpStream::connect(("127.0.0.1", server.api_port())).is_err());
+    let given = TestServer::start_with_environment(&text, &[], &[("LIVEMILL_API_TOKEN", "given")]);
+    let headers = [("Host", "localhost"), ("Authorization", "Bearer given")];
+    assert_eq!(ask(given.api_port(), "GET", "/api/v1/server", &headers, None).status, 200);
+    assert_eq!(ask(given.api_port(), "GET", "/api/v1/children", &headers, None).json()["total"], 0);
 }
 
 #[test]

@@ -5,12 +5,14 @@ mod common;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
+use common::exchange::ask;
 use common::fixtures::Fixture;
 use common::health;
 use common::http::{self, End, FlvViewer, Tag, client_frame, frame, get, request};
+use common::live_source::LiveSource;
 use common::peer::{AAC_CONFIG, AVC_CONFIG, RtmpPeer, avc_frame, avc_frame_number};
 use common::playing::Playing;
-use common::server::{CLIENT_DEADLINE, TestServer};
+use common::server::{CLIENT_DEADLINE, Kind, TestServer};
 use common::stream::{Publishing, audio_frame};
 use common::tools::{Player, Publisher, Running};
 use common::wait;
@@ -454,4 +456,19 @@ fn last_frame(bytes: &[u8]) -> Option<(u8, Vec<u8>)> {
 
 fn frame_or_none(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     if bytes.is_empty() { None } else { frame(bytes) }
+}
+
+#[test]
+fn an_application_of_any_name_takes_no_address_from_one_that_is_named() {
+    let server = TestServer::start_http(
+        Kind::Livemill,
+        "rtmp { access_log off; server { listen @port@; application live { live on; } application * { live on; } } }
+         http { access_log off; server { listen 127.0.0.1:@port2@; location / { player on; } } }",
+    );
+    let sources = ["live", "any"].map(|app| LiveSource::publish(server.port(), app, "cam"));
+    for (app, source) in ["live", "any"].iter().zip(&sources) {
+        wait::until("it publishes", Duration::from_secs(10), || (source.next_number() > 0).then_some(()));
+        let index = ask(server.other_port(1), "GET", &format!("/{app}/cam/index.m3u8"), &[]);
+        assert_eq!(index.status, 200, "{app}: {}", index.text());
+    }
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -111,6 +112,17 @@ fn without_compiler(document: &str) -> String {
     document.split_inclusive("\r\n").filter(|line| !line.starts_with("<compiler>")).collect()
 }
 
+/// What a stylesheet makes of a document.
+fn page(document: &str) -> String {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), document).expect("a file of our own");
+    let stylesheet = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stat.xsl");
+    let made = Command::new(tools::find("xsltproc", "xsltproc")).arg(stylesheet).arg(file.path()).output();
+    let made = made.expect("xsltproc starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).expect("it is UTF-8")
+}
+
 fn texts<'a>(elements: &'a [Element], ending: &str) -> Vec<&'a str> {
     elements.iter().filter(|element| element.path.ends_with(ending)).map(|element| element.text.as_str()).collect()
 }
@@ -201,6 +213,15 @@ fn one_publisher_and_its_players_make_the_same_document_as_in_nginx() {
     assert_eq!(texts(&ours, "live/nclients"), ["3", "1"]);
     let ids = numbers(&ours, "client/id");
     assert!(ids[0] > ids[1] && ids[1] > ids[2], "the newest first: {ids:?}");
+
+    let tables = documents.each_ref().map(|document| page(document));
+    assert_eq!(tables[0], tables[1], "what a stylesheet makes of both");
+    assert_eq!(
+        tables[0],
+        "application live 3\nstream cam 3 H264 High 1.3 320x180 25 AAC LC 44100 2 active\nplaying 127.0.0.1 0\n\
+         playing 127.0.0.1 0\npublishing 127.0.0.1 0\napplication mixed 1\nstream soon 1 idle\nplaying 127.0.0.1 0\n\
+         application none \n"
+    );
 
     for target in ["/live", "/global", "/clients", "/around"] {
         let [ours, nginxs] = [0, 1].map(|at| without_compiler(&stat(&servers[at], target)));
@@ -445,6 +466,33 @@ fn check_json(value: &Value, ports: &[u16]) {
             }
         }
     }
+}
+
+#[test]
+fn who_leaves_statistics_open_is_told_at_start_and_by_check() {
+    let server = TestServer::start_http(
+        Kind::Livemill,
+        "rtmp { server { listen 127.0.0.1:@port@; application live { live on; } } }
+http { access_log off; server { listen 127.0.0.1:@port2@; location /near { rtmp_stat all; } }
+    server { listen @port3@;
+        location /stat { rtmp_stat all; }
+        location /control { rtmp_control drop; }
+        location /kept { allow 127.0.0.1; deny all; rtmp_stat all; rtmp_control all; } } }",
+    );
+    let file = server.dir().join("conf/test.conf");
+    let check = Command::new(env!("CARGO_BIN_EXE_livemill")).arg("check").arg(&file).output().expect("it starts");
+    let report = String::from_utf8(check.stdout).expect("it is UTF-8");
+    let told: Vec<&str> = report.lines().filter(|line| line.contains("is open to the world")).collect();
+    let advice = "guard it with `allow 127.0.0.1; deny all;`";
+    let notes = [(8, "rtmp_stat"), (9, "rtmp_control")]
+        .map(|(line, name)| format!("{}:{line}: \"{name}\" is open to the world: {advice}", file.display()));
+    assert_eq!(told, notes.each_ref().map(|note| format!("note: {note}")), "{report}");
+    for note in &notes {
+        server.wait_for_log(&[note], PATIENCE);
+    }
+    assert_eq!(server.log().matches("is open to the world").count(), 2);
+    // It is said, and left as nginx has it.
+    assert_eq!(ask(server.other_port(2), "GET", "/stat", &[]).status, 200);
 }
 
 /// Two hundred who ask for a large document and read next to nothing of it.

@@ -168,7 +168,10 @@ impl Selection {
         is(&self.server, &who.key.vhost)
             && is(&self.app, &who.key.app)
             && is(&self.name, &who.key.name)
-            && self.address.is_none_or(|address| who.address.is_some_and(|has| has.ip() == address))
+            && self.address.is_none_or(|address| {
+                // An IPv4 client of a socket for both is one address, however it is written.
+                who.address.is_some_and(|has| has.ip().to_canonical() == address.to_canonical())
+            })
             && self.id.is_none_or(|id| id == who.id)
             && self.role.is_none_or(|role| role == who.role)
     }
@@ -725,6 +728,7 @@ mod tests {
         for (select, expected) in [
             (Selection { name: Some("x".into()), ..players.clone() }, vec![2]),
             (Selection { address: Some([192, 0, 2, 1].into()), ..Selection::default() }, vec![1, 2]),
+            (Selection { address: "::ffff:192.0.2.2".parse().ok(), ..Selection::default() }, vec![3]),
             (Selection { app: Some("other".into()), ..Selection::default() }, vec![]),
             (Selection { server: Some("default".into()), ..players }, vec![2, 3]),
         ] {

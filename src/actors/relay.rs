@@ -219,7 +219,7 @@ impl Relay {
         match decision {
             Decision::Go(target, trust) => {
                 let leg = Leg::to(target, &self.trip.key);
-                self.trip.status.go_to(&leg);
+                self.trip.status.go_to(&leg, leg.shown(self.trip.direction, &self.trip.key));
                 if let Some(desk) = &self.trip.house.desks.hooks {
                     let Question { rule, event, subject, secret, .. } = &**question;
                     self.debt = owe(desk, owing(rule, *event, subject, secret.as_ref()));

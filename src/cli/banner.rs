@@ -17,6 +17,8 @@ pub struct Banner<'a> {
     pub host: Option<IpAddr>,
     /// None: `--open`.
     pub key: Option<(&'a str, &'a Origin)>,
+    /// There is an API, which `livemill ctl` speaks.
+    pub has_api: bool,
 }
 
 impl Banner<'_> {
@@ -53,6 +55,11 @@ impl Banner<'_> {
                  {site}/{app}/{STREAM}.flv          (also .ts and .mp4, over HTTP and WebSocket)\n",
                 app = self.app
             ));
+        }
+        if self.has_api {
+            text.push_str(
+                "\nSee and steer, on this machine\n  livemill ctl stat   (also streams, slowest, drop and more)\n",
+            );
         }
         text.push_str(&format!(
             "\n\"{STREAM}\" is the name of the stream: any other will do. Ctrl-C stops the server.\n"
@@ -135,7 +142,7 @@ mod tests {
 
     fn text(port: u16, key: Option<(&str, &Origin)>) -> String {
         let host = Some("192.168.1.7".parse().unwrap());
-        Banner { listens: &listens(port), http: &listens(8080), app: "live", host, key }.text()
+        Banner { listens: &listens(port), http: &listens(8080), app: "live", host, key, has_api: true }.text()
     }
 
     #[test]
@@ -170,6 +177,9 @@ Watch in a browser, on a phone
   http://192.168.1.7:8080/
   http://192.168.1.7:8080/live/test/index.m3u8   (HLS; DASH: manifest.mpd)
   http://192.168.1.7:8080/live/test.flv          (also .ts and .mp4, over HTTP and WebSocket)
+
+See and steer, on this machine
+  livemill ctl stat   (also streams, slowest, drop and more)
 
 "test" is the name of the stream: any other will do. Ctrl-C stops the server.
 "#,

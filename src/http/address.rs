@@ -26,6 +26,11 @@ pub fn split(path: &str, is_app: impl Fn(&str) -> bool) -> Option<(&str, &str)> 
     Some((path.get(..at)?, path.get(at + 1..)?))
 }
 
+/// The same where an application of any name will do (`application *`): its name is the first part.
+pub fn split_first(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix('/')?.split_once('/')
+}
+
 /// Which stream is meant by what follows the application, and what is wanted of it. `exists` is asked where an address
 /// can be read two ways: `a/b.ts` is the stream `a/b`, or a segment of the stream `a`.
 pub fn wanted(rest: &str, exists: impl Fn(&str) -> bool) -> Option<(&str, Wanted)> {
@@ -78,6 +83,8 @@ mod tests {
         assert_eq!(split("/a/b/x.flv", is_app), Some(("a/b", "x.flv")));
         assert_eq!(split("/other/x.flv", is_app), None);
         assert_eq!(split("/live", is_app), None);
+        assert_eq!(split_first("/any/x/index.m3u8"), Some(("any", "x/index.m3u8")));
+        assert_eq!(split_first("/any"), None);
     }
 
     #[test]

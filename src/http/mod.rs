@@ -159,7 +159,8 @@ impl Refused {
 fn find(site: &Site, path: &str, request: &HttpRequest) -> Option<Result<MediaRequest, Refused>> {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let server = rtmp_server(site, host_name(host), path)?;
-    let (app, rest) = address::split(path, |app| server.application(app).is_some())?;
+    let is_named = |app: &str| server.applications.iter().any(|application| application.name == app);
+    let (app, rest) = address::split(path, is_named).or_else(|| address::split_first(path))?;
     let venue = site.house.venue(server, app)?;
     let peer = request.conn_data::<Caller>().and_then(|caller| caller.peer).map(|peer| peer.ip());
     let exists = |name: &str| {

@@ -41,6 +41,11 @@ impl Outlet {
         self.bytes.borrow().is_empty()
     }
 
+    #[cfg(test)]
+    pub fn hold(&self, bytes: Bytes) {
+        self.bytes.replace(bytes);
+    }
+
     /// So many have gone.
     pub fn advance(&self, count: usize) {
         self.written.set(self.written.get() + count as u64);

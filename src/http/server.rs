@@ -310,6 +310,7 @@ async fn work(serves: Serves, mut arrivals: mpsc::Receiver<Arrival>, phase: watc
                 drop(handshake);
                 match connected {
                     Ok(Ok((wire, protocol))) => {
+                        let wire = if seats.is_some() { wire.one_at_a_time() } else { wire };
                         let (peer, hang_up) = (wire.caller.peer, wire.caller.hang_up.clone());
                         let progress = Rc::clone(&wire.caller.progress);
                         let _seat = seats.as_ref().map(|seats| seats.take(&wire.caller));

@@ -99,7 +99,8 @@ impl Connection {
             client = self.client(),
             app,
             flashver = request.flash_ver,
-            tc_url = request.tc_url,
+            // Its query may hold a key.
+            tc_url = without_query(&request.tc_url),
             "connect"
         );
         let record = &mut self.record;

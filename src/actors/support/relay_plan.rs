@@ -196,11 +196,26 @@ impl Leg {
     }
 }
 
+impl Leg {
+    /// As whoever looks on is shown it: where a push has a name of its own there, that is mostly the key of a platform.
+    pub fn shown(&self, direction: Direction, key: &StreamKey) -> String {
+        let name = self.stream.split('?').next().unwrap_or_default();
+        if direction == Direction::Pull || name == &*key.name {
+            return self.to_string();
+        }
+        let app = self.app.split('?').next().unwrap_or_default();
+        format!("{}://{}/{app}/{HIDDEN}", self.target.scheme.name(), self.target.authority())
+    }
+}
+
 impl fmt::Display for Leg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.target.scheme.name(), self.far_end())
     }
 }
+
+/// What stands for a name that may be a key.
+const HIDDEN: &str = "***";
 
 /// When one relay is tried again, after all that has happened to it.
 #[derive(Debug, Default)]

@@ -28,7 +28,7 @@ pub struct RelayStatus {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub state: State,
-    /// The far end of this attempt, without its query.
+    /// The far end of this attempt, without what may be a secret.
     pub url: String,
     pub leg: Option<Leg>,
     /// The address that took us.
@@ -115,9 +115,10 @@ impl RelayStatus {
         self.report().leg
     }
 
-    pub fn go_to(&self, leg: &Leg) {
+    /// `shown`: what of it may be seen.
+    pub fn go_to(&self, leg: &Leg, shown: String) {
         self.change(|report| {
-            report.url = leg.to_string();
+            report.url = shown;
             report.leg = Some(leg.clone());
         });
     }

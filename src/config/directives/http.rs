@@ -177,7 +177,7 @@ pub(super) static SITE: &[Row] = &[
         HS_HL,
         Words(0, 1),
         "",
-        NotYet("the location answers 501; rtmp_stat counts connections and bytes of HTTP, too"),
+        NotYet("the location answers 501; rtmp_stat says what is counted here"),
     ),
     own("player", LOCATION, Flag, "off", "the page that plays, and every media address, below the location"),
 ];

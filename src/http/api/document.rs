@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use utoipa::{
     IntoParams, Modify, OpenApi,
     openapi::{
@@ -14,9 +15,10 @@ use utoipa::{
 use super::{about, bans, clients, relays, streams, types};
 
 /// The document. It is the same for as long as the program is.
-pub fn openapi() -> &'static utoipa::openapi::OpenApi {
-    static MADE: OnceLock<utoipa::openapi::OpenApi> = OnceLock::new();
-    MADE.get_or_init(Document::openapi)
+pub fn json() -> Bytes {
+    static MADE: OnceLock<Bytes> = OnceLock::new();
+    // A tree of plain strings: writing it cannot fail.
+    MADE.get_or_init(|| serde_json::to_vec(&Document::openapi()).unwrap_or_default().into()).clone()
 }
 
 #[derive(OpenApi)]
@@ -191,7 +193,7 @@ mod tests {
     use crate::http::api::ROUTES;
 
     fn operations() -> Vec<(String, serde_json::Value)> {
-        let document = serde_json::to_value(openapi()).expect("a document is JSON");
+        let document = serde_json::from_slice::<serde_json::Value>(&json()).expect("a document is JSON");
         let paths = document["paths"].as_object().expect("paths").clone();
         let all = paths.iter().flat_map(|(path, item)| {
             let item = item.as_object().expect("an item").clone();
@@ -235,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_document_is_of_version_3_1_and_refers_to_what_it_holds() {
-        let text = serde_json::to_string(openapi()).expect("a document is JSON");
+        let text = String::from_utf8(json().into()).expect("JSON is text");
         let document: serde_json::Value = serde_json::from_str(&text).expect("it was JSON");
         assert!(
             document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")),

@@ -188,7 +188,10 @@ async fn reply(api: Rc<Api>, caller: &Caller, request: &HttpRequest, payload: we
     let (route, path) = find(request.method(), request.uri().path())?;
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     let body = match route.method {
-        Method::POST => ask::read_body(request, payload).await?,
+        Method::POST => {
+            caller.progress.wants_body();
+            ask::read_body(request, payload).await?
+        }
         _ => Bytes::new(),
     };
     (route.run)(Ask { api, path, query, body, peer }).await

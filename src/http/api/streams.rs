@@ -43,7 +43,8 @@ pub async fn list(mut ask: Ask) -> Result<Reply, Problem> {
             Sort::Name => 0,
             Sort::Bitrate => stream.readings.bits_in,
             Sort::Players => view::players(stream),
-            Sort::Age => stream.age.as_millis() as u64,
+            // Ages grow between two pages; who came first stays the first.
+            Sort::Age => u64::MAX - stream.id,
         };
         (Reverse(rank), app.to_string(), name.to_string(), vhost.to_string())
     };

@@ -1,6 +1,6 @@
 //! `rtmp_stat`: what the whole server is doing, in the documents of nginx's RTMP modules.
 //!
-//! - [`document`]: what is said, from a snapshot of the server.
+//! - [`mod@document`]: what is said, from a snapshot of the server.
 //! - [`xml`]: how the modules write it.
 //!
 //! Documents are rendered by threads of the runtime, never on a worker, and one is shared by all who asked at its moment: they
@@ -362,6 +362,41 @@ mod tests {
         assert_eq!(names("rtmp { server { application * { live on; } } }"), [live(2)]);
         let both = "rtmp { server { application * { live on; } application live { live on; } } }";
         assert_eq!(names(both), [live(2)]);
+    }
+
+    #[test]
+    fn codecs_have_the_modules_names_and_those_they_have_none_for_their_own() {
+        let config = config("rtmp { server { application live { live on; } } }");
+        let meta = |video: VideoCodec, audio: AudioCodec| {
+            let mut snapshot = snapshot();
+            snapshot.streams[0].about = About { since: None, video: Some((video, None)), audio: Some((audio, None)) };
+            snapshot.streams[0].readings.fps = 24.6;
+            let text = render(&snapshot, &config, &rules(Form::Rtmp));
+            let (_, meta) = text.split_once("<frame_rate>").expect("somebody publishes");
+            meta.split_once("</meta>").expect("it ends").0.to_owned()
+        };
+        let check =
+            |video, audio, expected: &str| assert_eq!(meta(video, audio), format!("25</frame_rate>{expected}</audio>"));
+        let names = |video: &str, audio: &str| format!("<codec>{video}</codec></video><audio><codec>{audio}</codec>");
+        check(VideoCodec::Hevc, AudioCodec::Flv(0), &names("H265", "Uncompressed"));
+        check(VideoCodec::Flv(2), AudioCodec::Flv(14), &names("Sorenson-H263", "MP3-8K"));
+        check(VideoCodec::Flv(9), AudioCodec::Flv(9), "</video><audio>");
+    }
+
+    #[test]
+    fn addresses_are_those_that_control_is_asked_for() {
+        let key = StreamKey::parse("default", "live", "cam").expect("a good name");
+        let mut snapshot = snapshot();
+        let mapped = "[::ffff:192.0.2.9]:1".parse().expect("an address");
+        for (at, address) in [None, Some(mapped), Some(([0, 0, 0, 0, 0, 0, 0, 1], 5).into())].into_iter().enumerate() {
+            let who = Who { address, ..Who::clone(&client(9, ClientRole::Player, "rtmp", &key).who) };
+            snapshot.clients[at].who = Arc::new(who);
+        }
+        let config = config("rtmp { server { application live { live on; } } }");
+        let text = render(&snapshot, &config, &rules(Form::Rtmp));
+        for address in ["unix:", "192.0.2.9", "::1", "192.0.2.7"] {
+            assert!(text.contains(&format!("<address>{address}</address>")), "{address}: {text}");
+        }
     }
 
     #[test]

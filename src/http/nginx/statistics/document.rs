@@ -15,10 +15,7 @@ use crate::{
         snapshot::{Client, Snapshot, StreamNow},
     },
     config::{Application, Config, ListenAddress, Server, http::statistics::Statistics},
-    media::{
-        codec::{AudioCodec, VideoCodec},
-        key::StreamKey,
-    },
+    media::{codec::AudioCodec, key::StreamKey},
 };
 
 /// The whole document.
@@ -272,7 +269,9 @@ impl<'a> ClientPart<'a> {
         let timestamp = match publishing {
             true => stream.clock_ms,
             // Where it is on the line of the stream; RTMP's clock begins anew after 2^32 ms.
-            false => readings.audio_ms.max(readings.video_ms).map_or(0, |newest| (newest - pulse.queue_ms) as u32),
+            false => {
+                readings.audio_ms.max(readings.video_ms).map_or(0, |newest| (newest - pulse.queue_ms).max(0) as u32)
+            }
         };
         Self {
             id: who.id,
@@ -313,7 +312,8 @@ impl MetaPart {
                 // The modules leave out what FLV had no number for; whoever looks wants to know that it is H265.
                 codec: Some(codec.name()).filter(|name| *name != UNKNOWN),
                 profile: info.as_ref().map(|info| info.profile),
-                compat: info.as_ref().filter(|_| *codec == VideoCodec::Avc).map(|info| info.compatibility),
+                // 0 for codecs without: there are exporters that know no picture without one.
+                compat: info.as_ref().map(|info| info.compatibility),
                 level: info.as_ref().map(|info| info.level).filter(|level| *level > 0.0),
             }
         });
