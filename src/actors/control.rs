@@ -84,7 +84,7 @@ pub struct Author {
 pub struct DropClients {
     pub select: Selection,
     pub ban: Option<BanOrder>,
-    /// Told to the client, and written to the log.
+    /// Told to the client, and written to the log; empty: the usual one.
     pub reason: String,
     pub author: Author,
 }
@@ -462,6 +462,9 @@ impl Handler<DropClients> for Control {
     type Result = ResponseFuture<Result<Dropped, TooManyBans>>;
 
     fn handle(&mut self, asked: DropClients, ctx: &mut Self::Context) -> Self::Result {
+        let reason = Some(&asked.reason).filter(|reason| !reason.is_empty());
+        let reason = reason.map_or(DEFAULT_REASON, String::as_str).to_owned();
+        let asked = DropClients { reason, ..asked };
         let (eyes, control) = (Eyes::of(self), ctx.address());
         Box::pin(async move {
             let clients = eyes.find(&asked.select).await;
@@ -607,6 +610,9 @@ impl std::fmt::Display for Selection {
         self.id.iter().try_for_each(|id| write!(f, " clientid={id}"))
     }
 }
+
+/// What a client is told that nobody gave a reason for.
+const DEFAULT_REASON: &str = "dropped by the operator";
 
 /// Looking takes a tenth of the time at the most, however many ask.
 const DUTY: u32 = 10;

@@ -107,7 +107,7 @@ fn read(call: &Call<'_>, sections: ControlSections, servers: &[&str]) -> Result<
         select.id = Some(id.parse().map_err(|_| Reply::Text("0".to_owned()))?);
     }
     let wish = if wants_drop {
-        let reason = arg("reason").map_or_else(|| DEFAULT_REASON.to_owned(), |reason| tidy(&reason));
+        let reason = arg("reason").map_or_else(String::new, |reason| tidy(&reason));
         Wish::Drop { ban: ban(arg("ban"), arg("ban_by"))?, reason }
     } else {
         let Some(mut to) = arg("newname") else { return Err(failed("newname not specified")) };
@@ -139,9 +139,6 @@ fn failed(why: &str) -> Reply {
 pub fn tidy(reason: &str) -> String {
     reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect()
 }
-
-/// What a client is told that nobody gave a reason for.
-pub const DEFAULT_REASON: &str = "dropped by the operator";
 
 /// As long as ten years: whoever means for ever means less.
 pub const LONGEST_BAN: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -211,7 +208,7 @@ mod tests {
     #[test]
     fn a_drop_takes_a_ban_and_a_reason_that_fit_a_line() {
         let wish = |query: &str| asked(&format!("/drop/publisher?{query}")).map(|(_, wish)| wish);
-        assert_eq!(wish(""), Ok(Wish::Drop { ban: None, reason: DEFAULT_REASON.to_owned() }));
+        assert_eq!(wish(""), Ok(Wish::Drop { ban: None, reason: String::new() }));
         let ban = Some(BanOrder { lasts: Duration::from_secs(60), by: BanBy::Both });
         assert_eq!(wish("ban=60s&reason=a%0d%0ab"), Ok(Wish::Drop { ban, reason: "a  b".to_owned() }));
         let ban = Some(BanOrder { lasts: Duration::from_secs(300), by: BanBy::Address });

@@ -18,9 +18,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use actix::Addr;
+use actix::{Addr, ArbiterHandle};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use tokio::sync::oneshot;
 
 use crate::{
     actors::{
@@ -57,9 +58,23 @@ pub struct Site {
     pub house: Arc<House>,
     pub outputs: Addr<Outputs>,
     pub control: Addr<Control>,
+    /// The thread for work that may take its time.
+    pub aside: ArbiterHandle,
     pub config: Arc<Config>,
     pub logs: AccessLogs,
     pub statistics: Renderings,
+}
+
+impl Site {
+    /// Has work done where it holds up no media. None: the server is ending, or the work failed by a bug of ours.
+    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (done, result) = oneshot::channel();
+        self.aside.spawn_fn(move || {
+            // Whoever asked may have left.
+            let _ = done.send(work());
+        });
+        result.await.ok()
+    }
 }
 
 /// A media address that means a stream of this server, with what decides about it.

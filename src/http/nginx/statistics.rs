@@ -3,7 +3,7 @@
 //! - [`mod@document`]: what is said, from a snapshot of the server.
 //! - [`xml`]: how the modules write it.
 //!
-//! Documents are rendered by threads of the runtime, never on a worker, and one is shared by all who asked at its moment: they
+//! Documents are rendered on a thread that carries no media, never on a worker, and one is shared by all who asked at its moment: they
 //! have a megabyte where there are thousands of clients, and whoever reads slowly holds what he reads.
 
 use std::{
@@ -14,7 +14,6 @@ use std::{
     },
 };
 
-use actix_web::web;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
@@ -57,8 +56,8 @@ pub async fn document(site: &Site, rules: &Statistics) -> Option<Bytes> {
     let document = site.statistics.document(&snapshot, rules);
     let render = || async {
         let (config, rules, held) = (Arc::clone(&site.config), rules.clone(), Arc::clone(&site.statistics.held));
-        let rendered = web::block(move || Held::new(render(&snapshot, &config, &rules), held)).await;
-        rendered.map(Bytes::from_owner)
+        let rendered = site.aside(move || Held::new(render(&snapshot, &config, &rules), held)).await;
+        rendered.map(Bytes::from_owner).ok_or(())
     };
     document.get_or_try_init(render).await.ok().cloned()
 }
