@@ -81,7 +81,7 @@ pub struct BenchArgs {
     /// The server's process: its CPU time and memory are read, with those of its children.
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// Ask this address (http://HOST[:PORT]/PATH) during the measurement, each time over a new connection; may be given
+    /// Ask this address (http://HOST:PORT/PATH) during the measurement, each time over a new connection; may be given
     /// several times, and each is asked at its own pace.
     #[arg(long, value_name = "URL")]
     pub poll: Vec<String>,

@@ -26,7 +26,7 @@ pub struct FoundKey {
 /// Where a key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// [`OVERRIDE`] says it.
+    /// A variable of the environment says it.
     Environment,
     /// It was in the file.
     Kept(PathBuf),
