@@ -156,6 +156,10 @@ fn a_child_is_given_nothing_of_the_servers() {
         &[],
     );
     let (_publisher, _) = RtmpPeer::publish(server.port(), "live", "cam");
+    let is_there = |name: &&str| server.dir().join(name).exists();
+    wait::until("all four have begun", Duration::from_secs(10), || {
+        ["fds", "status", "env", "cwd"].iter().all(is_there).then_some(())
+    });
     wait_for_no_children(&server);
     let read =
         |name: &str| fs::read_to_string(server.dir().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
