@@ -225,7 +225,8 @@ fn who_is_sent_elsewhere_is_asked_about_again_and_misses_no_header() {
     let server = start(
         Kind::Livemill,
         &format!(
-            "application live {{ live on; on_publish {url}/publish; on_play {url}/play; on_play_done {url}/play_done;
+            "on_connect {url}/connect; on_disconnect {url}/disconnect; notify_method get;
+             application live {{ live on; on_publish {url}/publish; on_play {url}/play; on_play_done {url}/play_done;
                on_publish_done {url}/publish_done; notify_method get; }}"
         ),
     );
@@ -259,6 +260,7 @@ fn who_is_sent_elsewhere_is_asked_about_again_and_misses_no_header() {
         (told.iter().filter(|call| *call == "play_done a").count() == 2).then_some(told)
     });
     assert_eq!(told.iter().filter(|call| *call == "play b").count(), 2, "{told:?}");
+    assert!(!told.iter().any(|call| call.starts_with("disconnect")), "they are connected as before: {told:?}");
     let play = hooks.requests().into_iter().rfind(|asked| asked.call() == "play" && asked.arg("token") == "mine");
     assert_eq!(play.expect("it keeps its arguments").arg("name"), "b");
 

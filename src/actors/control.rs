@@ -37,7 +37,8 @@ pub struct Control {
     stewards: Vec<Addr<Steward>>,
     outputs: Option<Addr<Outputs>>,
     latest: Option<Latest>,
-    /// Who waits for the next look at everything, and after how many changes they asked.
+    /// Who waits for the next look at everything, and after how many changes they asked. One for each request that is being
+    /// answered: bounded by the connections that may ask.
     waiting: Vec<(u64, oneshot::Sender<Arc<Snapshot>>)>,
     is_looking: bool,
     /// Counts what was changed through this actor: what was seen before is out of date then.
@@ -268,8 +269,10 @@ impl Eyes {
         let bits = |key: &StreamKey| find(key).map_or(0, |at| streams[at].readings.bits_in);
         let mut clients: Vec<Client> = here
             .into_iter()
-            .map(|client| (bits(&client.who.key), client))
-            .map(|(bits, client)| Client::new(client, bits))
+            .map(|client| {
+                let bits = bits(&client.who.key);
+                Client::new(client, bits)
+            })
             .collect();
         clients.extend(relays.iter().filter_map(|relay| relay_client(relay, now)));
         let mut segmented = Vec::new();
@@ -343,6 +346,7 @@ impl Eyes {
         let house = &self.house;
         let sum = |of: fn(&ArbiterNow) -> u64| arbiters.iter().map(of).sum();
         let publishing = streams.iter().filter(|stream| stream.publisher.is_some()).count() as u64;
+        let most = house.census.most_of_one_address();
         ServerNow {
             uptime: now,
             now,
@@ -366,12 +370,12 @@ impl Eyes {
                 Limit {
                     name: "max_connections_per_address",
                     max: house.limits.max_connections_per_address.max.into(),
-                    used: house.census.most_of_one_address().connections.into(),
+                    used: most.connections.into(),
                 },
                 Limit {
                     name: "max_publishers_per_address",
                     max: house.limits.max_publishers_per_address.into(),
-                    used: house.census.most_of_one_address().publishers.into(),
+                    used: most.publishers.into(),
                 },
             ],
             arbiters,
@@ -552,10 +556,9 @@ impl Handler<LiftBan> for Control {
 
     fn handle(&mut self, LiftBan { id, author }: LiftBan, _: &mut Self::Context) -> bool {
         let lifted = self.house.bans.lift(id);
-        if let Some(ban) = &lifted {
-            let Author { from, via } = &author;
-            info!(severity = "notice", from, via, ban = id, scope = %ban.scope, "control: ban lifted");
-        }
+        let Author { from, via } = &author;
+        let scope = lifted.as_ref().map_or_else(|| "there is no such ban".to_owned(), |ban| ban.scope.to_string());
+        info!(severity = "notice", from, via, ban = id, scope, "control: ban lifted");
         lifted.is_some()
     }
 }
@@ -570,10 +573,8 @@ impl Handler<StartRelay> for Control {
             let relays = relays.ok_or(RelayRefused::Ending)?;
             let add = AddRelay { key: key.clone(), direction, url };
             let added = relays.send(add).await.unwrap_or(Err(RelayRefused::Ending))?;
-            if added.is_new {
-                let (relay, to) = (added.relay.id, &added.relay.url);
-                info!(severity = "notice", from, via, relay, %direction, stream = %key, to, "control: relay added");
-            }
+            let (relay, to, is_new) = (added.relay.id, &added.relay.url, added.is_new);
+            info!(severity = "notice", from, via, relay, %direction, stream = %key, to, is_new, "control: relay added");
             control.do_send(Changed);
             Ok(added)
         })
@@ -588,10 +589,8 @@ impl Handler<StopRelay> for Control {
         Box::pin(async move {
             let Some(relays) = relays else { return false };
             let is_over = relays.send(RemoveRelay { id }).await.unwrap_or_default();
-            if is_over {
-                let Author { from, via } = &author;
-                info!(severity = "notice", from, via, relay = id, "control: relay removed");
-            }
+            let Author { from, via } = &author;
+            info!(severity = "notice", from, via, relay = id, was_there = is_over, "control: relay removed");
             control.do_send(Changed);
             is_over
         })

@@ -51,7 +51,7 @@ pub struct Viewer {
     reason: Option<String>,
     is_relay: bool,
     record: Box<SessionRecord>,
-    _attendance: Option<Attendance>,
+    attendance: Option<Attendance>,
     enrolled: Option<Enrolled>,
     _entered: Entered,
     /// What hooks are owed when it leaves.
@@ -139,7 +139,7 @@ impl Viewer {
                 reason: None,
                 is_relay,
                 record: Box::new(record),
-                _attendance: attendance,
+                attendance,
                 enrolled: None,
                 _entered: entered,
                 debts,
@@ -217,9 +217,12 @@ impl Viewer {
                 viewer.ticket = None;
                 viewer.body.borrow_mut().change_stream();
                 debt.begin(&opened.counters, || ctx.address().recipient());
-                // The one before it is paid now.
-                viewer.debts.clear();
-                viewer.debts.push(debt);
+                // That of the play before is paid now; that of the connection stands behind it, and is not due.
+                if let Some(play) = viewer.debts.first_mut().filter(|_| gate::minds_players(&viewer.venue)) {
+                    *play = debt;
+                }
+                let facts = || SessionFacts::of(&viewer.record, "", &Route::default());
+                viewer.attendance = Attendance::begin(&viewer.house, &viewer.venue, &key, facts);
                 viewer.key = key;
                 viewer.counters = Arc::clone(&opened.counters);
                 let seat = Seat::http(viewer.protocol, Rc::clone(&viewer.body), ctx.address().recipient());
